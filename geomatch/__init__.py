@@ -15,7 +15,6 @@ from geomatch.errors import GeomatchError, ImageError, MissingDependencyError, S
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from geomatch.alignment import align_images
     from geomatch.cameras import Camera
     from geomatch.demo import bundled_pair
     from geomatch.describers import release
@@ -42,8 +41,8 @@ __all__ = [
     "Camera", "Conversion", "DIFTConfig", "DIFTExtractor", "Essential", "EstimationFailure", "Features",
     "Fundamental", "GeomatchError", "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches",
     "MissingDependencyError", "Pipeline", "Registration", "RelativePose", "ShapeError", "TwoViewGeometry",
-    "WeightsError", "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual",
-    "register", "relate", "relative_pose", "release", "warp_points",
+    "WeightsError", "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "register",
+    "relate", "relative_pose", "release", "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(__name__)

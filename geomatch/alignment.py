@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
+from geomatch.estimators import Estimator, threshold_of
 from geomatch.estimators.score import aligned
 from geomatch.estimators.smooth import plane_estimator
-from geomatch.geometry import normalize_homography, resize_homography, shift_homography, warp_points
-from geomatch.images import Image, ImageLike, load_image, reduce_image
-from geomatch.types import EstimationFailure, HomographyEstimate
+from geomatch.geometry import resize_homography, shift_homography, warp_points
+from geomatch.images import Image, reduce_image
+from geomatch.types import HomographyEstimate
 
 Grey = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -34,11 +34,6 @@ _MAX_SIDE = 2048  # larger images are reduced to this long side first
 _ROUNDS = 2  # the second starts from a better homography, and finds what lay too far off in the first
 _MIN_SHARE = 0.75
 """Share of the first inliers that must agree with the new homography, keypoints as well as matches."""
-_CORNERS, _LEAST_CORNER, _APART = 2000, 0.01, 7.0
-"""Most corners of `align_images`, their least quality as a share of the best, and pixels between two."""
-_MIN_FOUND = 0.2
-"""Share of these corners that must be found again: of pairs of other photographs at most 3 %, of views of
-one plane that started 2.5 px off at least 55 %."""
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.003)
 
 
@@ -80,7 +75,7 @@ def align_parts(
     threshold = threshold_of(estimator, threshold)
     best = found
     for _ in range(_ROUNDS):
-        followed = [_align_points(part, keypoints, best.matrix) for part, keypoints in parts]
+        followed = [align_points(part, keypoints, best.matrix) for part, keypoints in parts]
         places, trusted = (np.concatenate(own) for own in zip(*followed, strict=True))
         keypoints0 = np.concatenate([keypoints for _, keypoints in parts])
         again = estimator.estimate(keypoints0[trusted], places[trusted], size0)
@@ -93,56 +88,6 @@ def align_parts(
         score = None if found.score is None else aligned(found.score)
         best = replace(best, matrix=again.matrix, inliers=inliers, score=score)
     return best
-
-
-def align_images(
-    image0: ImageLike, image1: ImageLike, homography: ArrayLike, threshold: float = 3.0
-) -> HomographyEstimate | EstimationFailure:
-    """Refine a homography (3, 3) of any source that is right to a few pixels, by the corners of image 0.
-
-    The corners are Shi and Tomasi's (1994), the estimator MAGSAC++ with ``threshold`` in pixels of image 1.
-    False, with a reason, where too few corners are found again. ``corner_deviations`` are those of the
-    corners' places, which are wrong together: they look too small.
-
-    Raises ImageError when an image cannot be read, ShapeError unless the homography is (3, 3), ValueError
-    when it is not finite or sends the origin to infinity.
-    """
-    matrix = normalize_homography(homography)
-    if matrix is None:
-        raise ValueError("the homography must be finite and must not send the origin to infinity")
-    image0, image1 = load_image(image0), load_image(image1)
-    pair, estimator = prepare_part(image0, image1), OpenCVEstimator(threshold=threshold)
-    found = cv2.goodFeaturesToTrack(pair[0], _CORNERS, _LEAST_CORNER, _APART)
-    small = np.zeros((0, 2)) if found is None else found[:, 0]
-    corners = warp_points(np.linalg.inv(pair[2]), small)
-    there = warp_points(matrix, corners)
-    corners = corners[((there >= 0) & (there <= np.array(image1.size) - 1)).all(axis=1)]
-    estimate: HomographyEstimate | EstimationFailure = EstimationFailure(
-        "no corners of image 0 are in image 1"
-    )
-    for _ in range(_ROUNDS if len(corners) else 0):
-        places, trusted = _align_points(pair, corners, matrix)
-        if trusted.sum() < _MIN_FOUND * len(corners):  # near the start, where all are sought, any few agree
-            return EstimationFailure(
-                f"{int(trusted.sum())} of {len(corners)} corners are found where the homography sends them, "
-                f"at least {_MIN_FOUND:.0%} are needed"
-            )
-        estimate = estimator.estimate(corners[trusted], places[trusted], image0.size)
-        if not estimate:
-            break
-        matrix = estimate.matrix
-    return estimate
-
-
-def align_points(
-    image0: Image, image1: Image, points0: NDArray[np.floating], matrix: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Find pixels (N, 2) of image 0 in image 1, from a homography (3, 3) that is right to a few pixels.
-
-    Returns (N, 2) pixels of image 1, and (N,) which of them can be trusted: followed back they return, and
-    they lie near where the homography sends them. The others are where it sends them.
-    """
-    return _align_points(prepare_part(image0, image1), points0, matrix)
 
 
 def prepare_part(
@@ -161,10 +106,14 @@ def prepare_part(
     return _flattened(greys[0]), greys[1], down0, down1
 
 
-def _align_points(
+def align_points(
     part: Part, points0: NDArray[np.floating], matrix: Matrix
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """`align_points` for prepared images."""
+    """Find pixels (N, 2) of image 0 in image 1, from a homography (3, 3) that is right to a few pixels.
+
+    Returns (N, 2) pixels of image 1, and (N,) which of them can be trusted: followed back they return, and
+    they lie near where the homography sends them. The others are where it sends them.
+    """
     flat0, grey1, down0, down1 = part
     up0 = np.linalg.inv(down0)
     small = down1 @ matrix @ up0

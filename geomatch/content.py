@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.alignment import align_points
+from geomatch.alignment import align_points, prepare_part
 from geomatch.describers import Describer, traits_of
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image
@@ -108,6 +108,6 @@ def _pixels_agree(
     """True if Lucas-Kanade finds enough keypoints where the homography sends them."""
     expected = warp_points(found.matrix, features0.keypoints)
     seen = ((expected >= 0) & (expected <= np.array(image1.size) - 1)).all(axis=1)
-    places, trusted = align_points(image0, image1, features0.keypoints, found.matrix)
+    places, trusted = align_points(prepare_part(image0, image1), features0.keypoints, found.matrix)
     agree = seen & trusted & (np.linalg.norm(places - expected, axis=1) <= threshold)
     return bool(agree.sum() >= max(_LEAST, CONFIRMED * seen.sum()))

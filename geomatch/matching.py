@@ -21,7 +21,6 @@ CHUNK = 2**22  # scores in memory at a time on CPUs: 16 MiB of float32
 ACCELERATOR_CHUNK = 2**27  # on accelerators, which want few large operations: 512 MiB
 GROUP = 64  # scores whose largest is found before its place
 LARGEST = 1e15  # bound of the numbers in descriptors, whose squares float32 must hold
-ROUNDING = 1e-5  # bound of the rounding of a score, in units of the largest squared length
 
 
 def match_mutual(

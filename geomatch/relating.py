@@ -78,8 +78,8 @@ def relate(
     searched = None
     if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
         with timed(seconds, "search_views"):
-            by_frames = pipeline.model == "homography" and not learned
-            gate = getattr(estimator, "gate", None) if by_frames else None
+            framed = other is None and not learned and getattr(estimator, "model", "") in ("", "homography")
+            gate = getattr(estimator, "gate", None) if framed else None
             searched = _search(pipeline, (one, two), gate, limit, related)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
@@ -105,7 +105,7 @@ def relate(
         "refine_homography": pipeline.refine_homography,
         "effort": pipeline.effort,
         "tilts": [] if searched is None else list(searched.tilts),
-        "model": {"type": "Homography"} if other is None else record(other),
+        "model": {"type": "Homography", "name": pipeline.model} if other is None else record(other),
         "cameras": EXIF if pipeline.model == "essential" else None,
         "estimator": record(estimator) if other is None else None,
     }

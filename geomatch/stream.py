@@ -1,7 +1,6 @@
 """Images read ahead of what waits for them, by threads while a network is at work; and where time goes."""
 
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,7 +10,6 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_adding = threading.Lock()
 THREADS = max(1, min(16, (os.cpu_count() or 1) - 1))
 """One core is left to the thread that feeds the network; 16 decode faster than one network takes images."""
 AHEAD = 32
@@ -47,10 +45,9 @@ def ahead(
 
 @contextmanager
 def clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the wall time of the block to ``seconds[name]``, in whatever thread."""
+    """Add the wall time of the block to ``seconds[name]``."""
     begun = time.perf_counter()
     try:
         yield
     finally:
-        with _adding:
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun

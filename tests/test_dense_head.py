@@ -19,7 +19,7 @@ from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.distilled import PatchNetwork
 from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
-from geomatch.editing.edit import propagate_edit
+from geomatch.editing.edit import carry_edit, prepare_edit
 from geomatch.files import sha256_of
 from geomatch.images import reduce_image
 from geomatch.training import checkpoint, dense_head
@@ -274,6 +274,6 @@ def test_maps_with_a_head_serve_all_that_uses_maps(tmp_path: Path, photo0: Image
     small = reduce_image(photo0, 160)
     edit = np.zeros((*small.pixels.shape[:2], 4), np.uint8)
     edit[20:100, 20:140] = 255
-    result = propagate_edit(edit, small, small, extractor)
+    result = carry_edit(prepare_edit(edit, small, geomatch.Pipeline(descriptor=extractor)), small)
     assert result
     np.testing.assert_allclose(result.points0, result.points1)

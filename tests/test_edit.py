@@ -1,7 +1,7 @@
 """Edits carried to other photographs: blending by hand, views with known truth, and the command."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +15,7 @@ import geomatch
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap, cached_extractor
 from geomatch.editing.blending import blend_edit, load_edit
-from geomatch.editing.edit import (
-    EditOptions,
-    EditResult,
-    PreparedEdit,
-    carry_edit,
-    prepare_edit,
-    propagate_edit,
-)
+from geomatch.editing.edit import EditResult, PreparedEdit, carry_edit, prepare_edit
 from geomatch.errors import ImageError
 from geomatch.estimators import OpenCVEstimator
 from geomatch.geometry import resize_homography, warp_points
@@ -36,7 +29,8 @@ BOX = (115, 65, 195, 120)
 """Left, top, right and bottom of the sticker on the bundled photograph, reduced."""
 VIEW = np.array([[0.95, -0.12, 20.0], [0.10, 0.90, 6.0], [12e-5, -8e-5, 1.0]])
 MILD = np.array([[1.0, 0.02, 4.0], [-0.02, 1.0, 7.0], [0.0, 0.0, 1.0]])
-DENSE = "dift-tiny-dense"
+FEW = geomatch.Pipeline(descriptor="dift-tiny", max_keypoints=800)
+DENSE = geomatch.Pipeline(descriptor="dift-tiny-dense", max_keypoints=800, threshold=5)
 
 
 def painted(size: tuple[int, int] = SIZE, box: tuple[int, int, int, int] = BOX) -> NDArray[np.uint8]:
@@ -59,13 +53,6 @@ def blended(
     return picture
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_keypoints() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geomatch.editing.edit.KEYPOINTS", 800)
-        yield
-
-
 @pytest.fixture(scope="module")
 def small(photo0: Image) -> Image:
     return reduce_image(photo0, SIZE[0])
@@ -73,7 +60,7 @@ def small(photo0: Image) -> Image:
 
 @pytest.fixture(scope="module")
 def prepared(small: Image) -> PreparedEdit:
-    return prepare_edit(painted(), small)
+    return prepare_edit(painted(), small, FEW)
 
 
 def test_blending_by_hand() -> None:
@@ -157,16 +144,14 @@ def check(result: EditResult, target: Image, truth: NDArray[np.float64], toleran
 @pytest.mark.parametrize("refine", [True, False])
 def test_keypoints_find_a_known_view(prepared: PreparedEdit, small: Image, refine: bool) -> None:
     view = Image(render_view(small.pixels, VIEW, SIZE), "view")
-    result = carry_edit(replace(prepared, refine_homography=refine), view)
+    result = carry_edit(replace(prepared, pipeline=replace(FEW, refine_homography=refine)), view)
     check(result, view, VIEW, 0.5 if refine else 2.0)
 
 
 @pytest.mark.parametrize("refine", [True, False])
 def test_pixels_find_a_known_view(small: Image, refine: bool) -> None:
     view = Image(render_view(small.pixels, MILD, SIZE), "view")
-    result = propagate_edit(
-        painted(), small, view, DENSE, EditOptions(max_points=150, refine_homography=refine)
-    )
+    result = carry_edit(prepare_edit(painted(), small, replace(DENSE, refine_homography=refine), 150), view)
     check(result, view, MILD, 0.5 if refine else 3.0)
     assert len(result.points0) == len(np.unique(result.points0, axis=0)) == 150
     assert (result.points0 >= BOX[:2]).all()
@@ -177,7 +162,8 @@ def test_pixels_find_a_known_view(small: Image, refine: bool) -> None:
 def test_an_estimator_object_has_its_own_threshold(prepared: PreparedEdit, small: Image) -> None:
     """Inliers of the refined homography are counted by it, not by the default."""
     view = Image(render_view(small.pixels, VIEW, SIZE), "view")
-    result = carry_edit(replace(prepared, estimator=OpenCVEstimator(threshold=0.4)), view)
+    strict = replace(FEW, estimator=OpenCVEstimator(threshold=0.4))
+    result = carry_edit(replace(prepared, pipeline=strict), view)
     assert result.homography
     errors = np.linalg.norm(warp_points(result.homography.matrix, result.points0) - result.points1, axis=1)
     np.testing.assert_array_equal(result.homography.inliers, errors <= 0.4)
@@ -190,43 +176,39 @@ class OwnDense:
     traits = Traits(dense=True)
 
     def dense(self, image: Image) -> FeatureMap:
-        return cached_extractor(PRESETS[DENSE]).dense(image)
+        return cached_extractor(PRESETS["dift-tiny-dense"]).dense(image)
 
     def describe(self, image: Image, features: Features) -> Features:
         raise AssertionError("pixels need no descriptors of keypoints")
 
 
 def test_a_users_dense_describer_matches_pixels(small: Image) -> None:
-    view, options = render_view(small.pixels, MILD, SIZE), EditOptions(max_points=60)
-    own = propagate_edit(painted(), small, view, OwnDense(), options)  # type: ignore[arg-type]
-    ours = propagate_edit(painted(), small, view, DENSE, options)
-    np.testing.assert_array_equal(own.points1, ours.points1)
+    view, own = render_view(small.pixels, MILD, SIZE), replace(DENSE, descriptor=OwnDense())
+    found, ours = (carry_edit(prepare_edit(painted(), small, one, 60), view) for one in (own, DENSE))
+    np.testing.assert_array_equal(found.points1, ours.points1)
 
 
 def test_pixels_are_drawn_by_the_seed(photo0: Image) -> None:
     tiny = reduce_image(photo0, 120)
     edit = painted(tiny.size, (40, 30, 70, 60))
-    first, again, other = (
-        prepare_edit(edit, tiny, DENSE, EditOptions(max_points=50, seed=seed)).points.keypoints
-        for seed in (3, 3, 4)
-    )
+    first, again, other = (prepare_edit(edit, tiny, DENSE, 50, seed).places for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     few = prepare_edit(painted(tiny.size, (10, 10, 14, 13)), tiny, DENSE)
-    assert len(few.points) == 20  # all there are
+    assert len(few.places) == 20  # all there are
 
 
 def test_keypoints_are_below_the_edit_or_near(prepared: PreparedEdit, small: Image) -> None:
     reach = 0.5 * np.sqrt(81 * 56) + 0.75  # and the rounding of places to pixels
     left, top, right, bottom = BOX
-    x, y = prepared.points.keypoints.T
+    x, y = prepared.keypoints.keypoints.numpy().T
     away = np.hypot(
         np.maximum(np.maximum(left - x, x - right), 0), np.maximum(np.maximum(top - y, y - bottom), 0)
     )
     assert away.max() <= reach
     assert (away == 0).sum() > 30
-    best = prepare_edit(painted(), small, options=EditOptions(max_points=20)).points
-    np.testing.assert_array_equal(best.keypoints, prepared.points.keypoints[:20])
+    best = prepare_edit(painted(), small, FEW, 20).keypoints
+    np.testing.assert_array_equal(best.keypoints, prepared.keypoints.keypoints[:20])
 
 
 def test_an_unrelated_target_has_a_reason(prepared: PreparedEdit, rng: np.random.Generator) -> None:
@@ -248,9 +230,9 @@ def test_an_edit_that_falls_outside_has_a_reason(prepared: PreparedEdit, small: 
     assert "outside the target" in result.homography.reason
 
 
-def test_options_that_make_no_sense_are_refused() -> None:
+def test_options_that_make_no_sense_are_refused(small: Image) -> None:
     with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
-        EditOptions(max_points=0)
+        prepare_edit(painted(), small, FEW, 0)
 
 
 def test_edits_are_read_by_the_rules_of_images(tmp_path: Path) -> None:
@@ -339,7 +321,7 @@ def test_failures_are_counted_and_leave_no_picture(run: Run, tmp_path: Path) -> 
 
 def test_the_command_by_pixels(run: Run, tmp_path: Path) -> None:
     code, _, err = run(
-        "edit.png", "a.png", "a.png", "--out", "out", "--descriptor", DENSE,
+        "edit.png", "a.png", "a.png", "--out", "out", "--descriptor", "dift-tiny-dense",
         "--max-points", 60, "--estimator", "ransac", "--seed", 5, "--device", "cpu", "--image-size", 256,
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -360,7 +342,7 @@ def test_wrong_usage_is_one_line(
         raise AssertionError("a network is loaded")
 
     monkeypatch.setattr("geomatch.dift.extractor.load_model", never)
-    monkeypatch.setattr("geomatch.editing.edit.create_detector", never)
+    monkeypatch.setattr("geomatch.pipeline.detect_features", never)
     PILImage.fromarray(painted((160, 120), (10, 10, 20, 20))).save("small.png")
     PILImage.fromarray(painted()[:, :, :3]).save("opaque.png")
     PILImage.new("RGBA", SIZE).save("empty.png")

@@ -37,7 +37,8 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
     method = create_method("rootsift", 150)
     root = tmp_path / ("features.h5" if kind == "h5" else "files")
     for path in data.glob("*/*.png"):
-        found = method.extract(geomatch.load_image(path))
+        image = geomatch.load_image(path)
+        (found,) = method.describe([image], [method.detect(image)])
         order = np.random.default_rng(0).permutation(len(found))  # scores say which are best
         arrays = {"keypoints": found.keypoints, "scores": found.scores, "descriptors": found.descriptors}
         arrays = {name: np.asarray(array)[order] for name, array in arrays.items()}

@@ -59,7 +59,7 @@ def test_synthetic_data_is_seeded_and_exact(original: Path, tmp_path: Path) -> N
     assert "(0 of 116 sequences)" in warning
     assert warning.endswith("missing: i_ajuntament, i_autannes, i_bologna and 113 more")
     light, view = found.units
-    assert all(np.array_equal(pair.truth.matrix, np.eye(3)) for pair in light.pairs)
+    assert all(np.array_equal(pair.truth, np.eye(3)) for pair in light.pairs)
     photo = original.parent / "hill.png"
     again = make_synthetic([photo], tmp_path / "again", seed=3).units
     assert [s.fingerprint for s in again] == [light.fingerprint, view.fingerprint]
@@ -284,7 +284,7 @@ def test_baselines_on_a_real_pair(name: str, hpatches: Path) -> None:
         pytest.skip("the baselines' weights of the development checkout are not here")
     method = create_method(f"{re.split(r'[-.]', name)[0]}:{weights}", 500)
     first, second = (geomatch.load_image(hpatches / "v_churchill" / f"{k}.ppm") for k in (1, 2))
-    features0, features1 = method.extract(first), method.extract(second)
+    features0, features1 = method.describe([first, second], [method.detect(first), method.detect(second)])
     assert 0 < len(features0) <= 500
     assert features0.descriptors is not None
     assert features1.descriptors is not None

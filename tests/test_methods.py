@@ -48,14 +48,14 @@ def test_kornia_features_with_random_weights(small: Image, tmp_path: Path) -> No
     path = tmp_path / WEIGHTS["disk"].file_name
     torch.save({"extractor": seeded(feature.DISK).state_dict()}, path)
     method = create_method(f"disk:{path}", 50)
-    found = method.extract(small)
+    found = method.describe([small], [method.detect(small)])[0]
     assert 0 < len(found) <= 50
     assert found.descriptors is not None
     assert found.descriptors.shape == (len(found), 128)
     # pixel centres are whole numbers
     assert np.allclose(found.keypoints, np.round(found.keypoints), atol=1e-4)
     assert (np.diff(found.scores) <= 0).all()
-    again = method.extract(small)
+    again = method.describe([small], [method.detect(small)])[0]
     assert np.array_equal(again.descriptors, found.descriptors)
     key = method.key()["source"]
     assert len(key["key"]["items"][2]["items"]) == 1  # the checksum of its file
@@ -68,7 +68,7 @@ def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
     network = seeded(SuperPointNetwork)
     torch.save(network.state_dict(), tmp_path / "sp.pth")
     method = create_method(f"superpoint:{tmp_path / 'sp.pth'}", 30)
-    found = method.extract(small)
+    found = method.describe([small], [method.detect(small)])[0]
     assert found.descriptors is None or found.descriptors.shape[1] == 256
     assert str(tmp_path) not in str(method.key())  # weights count by their content
 
@@ -98,7 +98,7 @@ def test_backbones_describe_where_the_image_says(name: Any, kind: str, small: Im
     assert change[right].mean() > 2 * change[grid.keypoints[:, 0] < 100].mean()
     method = create_method(f"sift+{name}:{tmp_path / name}", 20)
     assert str(tmp_path) not in str(method.key())
-    assert len(method.extract(small)) == 20
+    assert len(method.describe([small], [method.detect(small)])[0]) == 20
     (tmp_path / "empty").mkdir()
     with pytest.raises(geomatch.WeightsError, match=r"config\.json is missing"):
         create_method(f"sift+{name}:{tmp_path / 'empty'}", 20).key()

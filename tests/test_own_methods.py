@@ -79,7 +79,7 @@ def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> Non
     truths = {}
     for sequence in read_hpatches(data).units:
         for pair in sequence.pairs:
-            first, path, truth = geomatch.load_image(pair.paths[0]).pixels, pair.paths[1], pair.truth.matrix
+            first, path, truth = geomatch.load_image(pair.paths[0]).pixels, pair.paths[1], pair.truth
             truths[first.tobytes(), geomatch.load_image(path).pixels.tobytes()] = truth
 
     def exact(shift: float = 0.0) -> Any:

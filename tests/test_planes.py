@@ -11,7 +11,7 @@ import skimage.transform
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
-from geomatch import EstimationFailure, HomographyEstimate, align_images, corner_error, warp_points
+from geomatch import EstimationFailure, HomographyEstimate, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.estimators import (
     Gate,
@@ -305,7 +305,6 @@ def test_alignment_keeps_the_model(photo0: Image) -> None:
     np.testing.assert_allclose(again.matrix, np.eye(3), atol=0.02)
     bent = replace(start, smooth="tps", control_points=p0, control_shifts=p0 * 0)
     assert align_homography(photo0, photo0, p0, p0, p0, bent, auto, 3.0) is bent
-    assert align_images(photo0, photo0, np.eye(3))
 
 
 def test_scores_can_be_taken_by_their_word() -> None:

@@ -8,7 +8,6 @@ import torch
 
 from geomatch.benchmarks.tasks.homography.evaluation import evaluate, failed
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, HomographyProtocol
-from geomatch.benchmarks.tasks.homography.sequences import Plane
 from geomatch.benchmarks.tasks.homography.task import HPATCHES
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, framed
 from geomatch.dift import FeatureMap
@@ -53,7 +52,7 @@ def match(features0: Features, features1: Features) -> Matches:
 
 def row_of(protocol: HomographyProtocol, pair: Pair, split: str = "viewpoint") -> dict[str, object]:
     own = FramedPair(pair.features0, pair.features1, np.eye(3), np.eye(3))
-    return {"split": split, **evaluate(protocol, own, Plane(pair.truth), match, own)}
+    return {"split": split, **evaluate(protocol, own, pair.truth, match, own)}
 
 
 def scores(protocol: HomographyProtocol, rows: list[dict[str, object]]) -> dict[str, float]:

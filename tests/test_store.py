@@ -297,12 +297,11 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert main(["store", "info", place]) == 0
     out = capsys.readouterr().out
     assert out.count("complete: 4 of 4 features, 6 of 6 pairs") == 2
-    assert prune_store(store) == prune_store(store, dry_run=True)  # all is needed
+    before = objects(store)
+    prune_store(store)
+    assert objects(store) == before  # all is needed
     first, second = inspect_store(store).runs
     newest = first.manifest if first.manifest.settings["detector"]["max_keypoints"] == 40 else second.manifest
-    before = objects(store)
-    assert main(["store", "prune", place, "--forget", newest.key[:8], "--dry-run"]) == 0
-    assert objects(store) == before
     (tmp_path / "store" / "features" / "ab").mkdir(exist_ok=True)
     (tmp_path / "store" / "features" / "ab" / ".half.npz").write_bytes(b"half")
     (tmp_path / "store" / "runs" / "notes.txt").write_text("not ours")

@@ -1,12 +1,10 @@
 """Stages that overlap: reading ahead of a network on a pretended accelerator, and writing behind it."""
 
-import logging
 import os
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +56,7 @@ def blocks_of(count: int, size: int) -> list[list[int]]:
 
 def test_overlapping_changes_no_result_and_no_error_spreads() -> None:
     """Items that fail or are done already are results; an exception is its block's, which is tried again."""
-    task = StreamTask([("reading", number)], doubled, told)
+    task = StreamTask([number], doubled, told)
     blocks = blocks_of(13, 3)
     plain, streamed = (dict(LocalEngine(1).map(replace(task, overlaps=over), blocks)) for over in (0, 1))
     assert list(streamed) == list(range(5))
@@ -88,7 +86,7 @@ def test_the_stages_overlap() -> None:
         assert made[min(item + 1, 2)].wait(PATIENCE), "written before the network went on"
         return value
 
-    task = StreamTask([("reading", reading)], network, write, overlaps=True)
+    task = StreamTask([reading], network, write, overlaps=True)
     assert list(LocalEngine(1).map(task, [[0], [1], [2]])) == [(0, [0]), (1, [1]), (2, [2])]
 
 
@@ -121,7 +119,7 @@ def test_memory_is_bounded(pixels: int | None, ahead: int, monkeypatch: pytest.M
         return [0] * len(values)
 
     size = None if pixels is None else (lambda item: pixels)
-    task = StreamTask([("reading", Pixels)], network, told, overlaps=True, pixels=size)
+    task = StreamTask([Pixels], network, told, overlaps=True, pixels=size)
     assert len(list(LocalEngine(1).map(task, blocks_of(40, 2)))) == 20
     assert ahead <= Pixels.most <= ahead + 2  # and the block in the network
     assert Pixels.alive == 0
@@ -145,7 +143,7 @@ def test_an_interruption_ends_the_threads_and_keeps_what_was_made() -> None:
         return value
 
     threads = set(threading.enumerate())
-    task = StreamTask([("reading", reading)], network, write, overlaps=True)
+    task = StreamTask([reading], network, write, overlaps=True)
     blocks = blocks_of(500, 1)
     with pytest.raises(KeyboardInterrupt):
         list(LocalEngine(1).map(task, blocks))
@@ -158,45 +156,8 @@ def test_an_interruption_ends_the_threads_and_keeps_what_was_made() -> None:
     assert len(read) < 200
 
 
-@pytest.mark.parametrize(
-    ("slow", "named"),
-    [("detection", "detection on 1 threads"), ("network", "network"), ("writing", "writing")],
-)
-def test_the_slowest_stage_is_named(
-    slow: str, named: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(stream, "THREADS", 1)
-    monkeypatch.setattr("geomatch.engine.run.THREADS", 1)
-    spent = 0.0
-
-    def stage(name: str, value: Any) -> Any:
-        time.sleep(0.015 if name == slow else 0.002)
-        return value
-
-    def network(values: Sequence[int]) -> Sequence[int]:
-        nonlocal spent
-        begun = time.perf_counter()
-        stage("network", values)
-        spent += time.perf_counter() - begun
-        return values
-
-    stages = [(name, partial(stage, name)) for name in ("decoding", "detection")]
-    task = StreamTask(stages, network, lambda item, made: stage("writing", made), overlaps=True)
-    work, begun = Work(LocalEngine(1), progress=False), time.perf_counter()
-    assert len(list(work.results(task, blocks_of(8, 1), "features", "image"))) == 8
-    share = spent / (time.perf_counter() - begun)
-    with caplog.at_level(logging.INFO, "geomatch"):
-        work.account("features", task.times)
-    found = work.stages["features"]
-    assert found["slowest"] == named
-    assert found["busy"] == pytest.approx(share, abs=0.15)
-    assert (found["busy"] > 0.6) == (slow == "network")
-    assert f"the slowest stage is {named}" in caplog.text
-    assert f"features: network busy {100 * found['busy']:.0f} % of 0." in caplog.text
-
-
 def test_networks_on_an_accelerator_work_in_this_process() -> None:
-    task = StreamTask([("reading", number)], lambda values: [os.getpid()] * len(values), told)
+    task = StreamTask([number], lambda values: [os.getpid()] * len(values), told)
     assert list(Accelerated().map(task, [[1]])) == [(0, [(1, os.getpid())])]
 
 
@@ -251,7 +212,6 @@ def test_a_collection_has_the_same_features(detector: Any, tmp_path: Path, photo
         objects = {name: store.read("features", key) for name, key in keys.items() if name != "3.png"}
         found.append((objects, failed))
         assert describer.seen == ([1] * 9 if len(found) == 1 else [5, 4])
-        assert bool(work.stages) == (len(found) == 2)
     assert found[0] == found[1]
 
 

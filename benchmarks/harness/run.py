@@ -124,7 +124,7 @@ def run_benchmark(
         )  # fmt: skip
         _check_travels(evaluating, work.engine.workers)
         manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
-        manifest.saved(store, retries=work.retries, stages=work.stages, complete=True)
+        manifest.saved(store, retries=work.retries, complete=True)
     rows = [
         {"protocol": protocol, "method": method, **row}
         for method in keys
@@ -277,17 +277,6 @@ class Evaluating:
                     self.store.remove(ROWS, key)
         return cells, computed
 
-    def cached(self, job: Job) -> Cells | None:
-        """Rows, if all are in the store."""
-        cells: Cells = {}
-        for protocol in self.protocols:
-            for place, key in self.keys(job, protocol).items():
-                own = self.store.found(ROWS, key, unpack_rows)
-                if own is None:
-                    return None
-                cells[protocol.name, self.groups[job.group][place].method.name] = own
-        return cells
-
 
 def _evaluated(
     evaluating: Evaluating,
@@ -307,8 +296,8 @@ def _evaluated(
     names = tuple(job.name for job in jobs)
     manifest = manifest.saved(evaluating.store, names=names, objects={ROWS: tuple(keys)}, failed=skipped)
     task = find_task(evaluating.task)
-    rows = {job.name: evaluating.cached(job) for job in jobs}
-    todo = [[job] for job in jobs if rows[job.name] is None]
+    rows: dict[str, Cells] = {}
+    todo = [[job] for job in jobs]
     failed: dict[str, str] = {}
     if ahead:
         first = replace(evaluating, features=True, need="large network")
@@ -316,7 +305,7 @@ def _evaluated(
         failed = {job.name: result.reason for job, result in made if isinstance(result, FailedItem)}
     todo = [block for block in todo if block[0].name not in failed]
     computed = 0
-    for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):
+    for job, result in work.results(evaluating, todo, task.name, task.unit[0]):
         if isinstance(result, FailedItem):
             failed[job.name] = result.reason
         else:
@@ -328,6 +317,6 @@ def _evaluated(
     cells = {
         (method, job.unit.name, protocol): own
         for job in jobs
-        for (protocol, method), own in (rows[job.name] or {}).items()
+        for (protocol, method), own in rows[job.name].items()
     }
     return manifest, cells, computed

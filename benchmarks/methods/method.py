@@ -13,6 +13,7 @@ from geomatch.keypoints import Detector
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key
+from geomatch.tensors import detect_features
 from geomatch.types import Features, Matches, Metric
 from geomatch.weights.folders import family_of
 
@@ -65,10 +66,6 @@ class Method:
         """
         if self.source is None or isinstance(self.source, FeatureFiles):
             raise TypeError(f"{self.name} does not extract features of images")
-        if image.mask is None:
-            return self.source.detect(image)
-        from geomatch.tensors import detect_features  # loads torch
-
         return detect_features(self.source, image).to_features()
 
     def describe(
@@ -79,10 +76,6 @@ class Method:
             described = cast(Any, self.descriptor).describe_many(images, found, paper_sampling)
             return cast(list[Features], described)
         return describe_images(self.descriptor, images, found)
-
-    def extract(self, image: Image) -> Features:
-        """Detect and describe."""
-        return self.describe([image], [self.detect(image)])[0]
 
     def match(self, features0: Features, features1: Features) -> Matches:
         """Matches, best first.

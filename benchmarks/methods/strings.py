@@ -8,19 +8,21 @@ from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
 from geomatch.benchmarks.methods.features import FeatureFiles, OpenCVFeatures
-from geomatch.benchmarks.methods.functions import Pipeline
+from geomatch.benchmarks.methods.functions import PipelineMatcher
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.worker import worker_matcher
-from geomatch.describers import dift_config
+from geomatch.describers import default_config, dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
-from geomatch.keypoints import Detector, create_detector
+from geomatch.keypoints import ORIENTED, Detector, create_detector
 from geomatch.keypoints.learned import WEIGHTS
 from geomatch.matchers.lightglue import TRAINED_FOR, LightGlueMatcher
+from geomatch.pipeline import Pipeline
 from geomatch.types import Metric
 
 _L2 = ("sift", "orb", "akaze")
 _FEATURES = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", *WEIGHTS)
+_WHOLE = ("detector", "descriptor", "matcher", "effort", "model", "aligned")
 _SHORT = {"t": "timestep", "layer": "layers", "ensemble": "ensemble_size"}
 _DEFAULTS = {field.name: field.default for field in fields(DIFTConfig) if field.name != "device"}
 
@@ -73,7 +75,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
       (``npz:ROOT:SUFFIX``, ``h5:FILE``), or a matcher of another environment
       (``vismatch:roma``, ``worker:PYTHON:SCRIPT``), or ``geomatch``, the whole of `geomatch.match`, perhaps
-      with settings of `Pipeline`: ``geomatch[effort=high,aligned=yes]``;
+      with settings of `geomatch.Pipeline`: ``geomatch[effort=high,aligned=yes]``;
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
       ``layer`` (several as ``1|2``; so ``discard``), ``ensemble``, or another field of `DIFTConfig` by name;
     - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
@@ -177,13 +179,16 @@ def _value(name: str, text: str) -> Any:
     return float(text) if isinstance(default, float) else text
 
 
-def _pipeline(text: str, max_keypoints: int, device: str) -> Pipeline:
+def _pipeline(text: str, max_keypoints: int, device: str) -> PipelineMatcher:
     items = [item.partition("=") for item in filter(None, _bracketed(text)[1].split(","))]
-    known = [field.name for field in fields(Pipeline) if field.name not in ("max_keypoints", "device")]
-    if not {name for name, _, _ in items} <= set(known):
-        raise ValueError(f"{text}: settings of geomatch are {', '.join(known)}")
     settings: dict[str, Any] = {name: value for name, _, value in items}
-    return Pipeline(max_keypoints, device, **settings)
+    if not settings.keys() <= set(_WHOLE):
+        raise ValueError(f"{text}: settings of geomatch are {', '.join(_WHOLE)}")
+    aligned = settings.pop("aligned", "no") == "yes"
+    if settings.get("matcher") in (None, "mnn"):  # by name, so that its weights are in the key
+        settings.setdefault("descriptor", default_config(settings.get("detector") in (None, *ORIENTED)))
+    settings |= {"refine_homography": aligned, "max_keypoints": max_keypoints, "device": device}
+    return PipelineMatcher(Pipeline(**settings), aligned)
 
 
 def _parts(text: str) -> list[str]:

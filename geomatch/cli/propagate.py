@@ -56,14 +56,18 @@ def propagate(
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
-    from geomatch.editing.edit import EditOptions, carry_edit, prepare_edit
+    from geomatch.editing.edit import DENSE_THRESHOLD, carry_edit, prepare_edit
     from geomatch.files import write_whole
     from geomatch.images import write_png
+    from geomatch.pipeline import Pipeline
     from geomatch.provenance import record, versions
 
-    options = EditOptions(**given)
-    extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=options.seed))
-    prepared = prepare_edit(edit, source, extractor, options)
+    extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=given["seed"]))
+    if given["threshold"] is None:
+        given["threshold"] = DENSE_THRESHOLD if extractor.traits.dense else 3.0
+    named = {name: given[name] for name in ("estimator", "threshold", "refine_homography")}
+    pipeline = Pipeline(descriptor=extractor, **named)
+    prepared = prepare_edit(edit, source, pipeline, given["max_points"], given["seed"])
     make_out(out)
     earlier = _pictures(out / RECORD)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
@@ -89,7 +93,7 @@ def propagate(
         "edit": str(edit),
         "source": str(source),
         "descriptor": record(extractor),
-        "estimator": record(prepared.estimator),
+        "estimator": record(pipeline.parts.estimator),
         **{name: given[name] for name in ("max_points", "seed", "refine_homography")},
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}

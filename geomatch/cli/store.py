@@ -76,8 +76,7 @@ def verify(place: str, remove: bool) -> int:
 @click.argument("place")
 @click.option("--forget", multiple=True, metavar="RUN",
               help="Remove this run first; the beginning of its name.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> None:
+def prune(place: str, forget: tuple[str, ...]) -> None:
     """Remove from PLACE what no run needs, while no run is under way.
 
     Results of benchmarks stay.
@@ -85,6 +84,5 @@ def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> None:
     from geomatch.store import Store
     from geomatch.store.upkeep import prune_store
 
-    objects, size, temporary = prune_store(Store.at(place), forget, dry_run)
-    word = "would go" if dry_run else "removed"
-    click.echo(f"{word:<11} {objects} objects, {size / 2**20:.1f} MiB, {temporary} half-written files")
+    objects, size, temporary = prune_store(Store.at(place), forget)
+    click.echo(f"removed     {objects} objects, {size / 2**20:.1f} MiB, {temporary} half-written files")

@@ -97,7 +97,7 @@ class Steps(NamedTuple):
 def _steps(parts: tuple[Detector, Describer]) -> Steps:
     detect, describe = partial(_detect, parts[0]), partial(_describe, parts[1])
     if runs_ahead(parts[0]):
-        return Steps(KIND, (("detection", detect),), describe, Features.to_bytes)
+        return Steps(KIND, (detect,), describe, Features.to_bytes)
     return Steps(KIND, (), partial(describe, detect=detect), Features.to_bytes)
 
 
@@ -152,13 +152,12 @@ def make_missing(
         if isinstance(result, FailedItem):
             failed.update(dict.fromkeys(names[key], result.reason))
             made -= 1
-    work.account(what, task.times)
     return made, failed
 
 
 def _task(files: ImageFiles, store: Store, steps: Steps, describer: Describer) -> StreamTask[_Keyed, str]:
     return StreamTask(
-        (("decoding", partial(_load, files)), *steps.ahead),
+        (partial(_load, files), *steps.ahead),
         steps.network,
         partial(_write, store, steps.kind, steps.pack),
         need_of(describer),
@@ -186,8 +185,8 @@ def _pixels(item: _Keyed) -> int:
 
 def _load(files: ImageFiles, item: _Keyed) -> Image | FailedItem:
     try:
-        image = files.load(item[0].name)
-        if files.checksum(item[0].name) == item[0].sha256:
+        image = files[item[0].name].load()
+        if files[item[0].name].checksum() == item[0].sha256:
             return image
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
 from geomatch.errors import ImageError, first_line
-from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, Image, ImageFile, Masks, Reading, open_image, raw_size
+from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, ImageFile, Masks, Reading, open_image, raw_size
 
 UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that COLMAP cannot read
 _BLOCK = 32
@@ -23,15 +23,8 @@ class ImageFiles:
     root: Path
     masks: Masks = NO_MASKS
 
-    def load(self, name: str) -> Image:
+    def __getitem__(self, name: str) -> ImageFile:
         """An image with its mask. EXIF orientation is not applied, since COLMAP reads raw pixels."""
-        return self._file(name).load()
-
-    def checksum(self, name: str) -> str:
-        """Checksum of the file, and of what is masked."""
-        return self._file(name).checksum()
-
-    def _file(self, name: str) -> ImageFile:
         return Reading(apply_exif=False, masks=self.masks).file(self.root / name, name)
 
 
@@ -116,7 +109,7 @@ def _examine(files: ImageFiles, positions: bool, names: Sequence[str]) -> list[P
         path = files.root / name
         try:
             place = position(path) if positions else None
-            results.append(Photograph(name, files.checksum(name), raw_size(path), place))
+            results.append(Photograph(name, files[name].checksum(), raw_size(path), place))
         except (ImageError, OSError) as error:
             results.append(FailedItem(first_line(error)))
     return results

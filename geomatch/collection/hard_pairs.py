@@ -157,7 +157,7 @@ def _search(
     seen: dict[Any, list[FramedFeatures]] = {}
     for item in block:
         try:
-            images = list(map(files.load, item.names))
+            images = [files[name].load() for name in item.names]
         except (ImageError, OSError) as error:
             done.append(FailedItem(first_line(error)))
             continue

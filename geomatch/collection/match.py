@@ -160,7 +160,7 @@ def match_collection(
             in_both, failed = search_pairs(files, stored, sides, parts, matching, work)
             result = joined_with(result, in_both)
             failed_pairs |= failed
-    told = {"failed": skipped | failed_pairs, "retries": work.retries, "stages": work.stages}
+    told = {"failed": skipped | failed_pairs, "retries": work.retries}
     manifest.saved(store, **told, complete=True)
     computed, settings = (computed_images, computed_pairs), settings | {"pairs": dict(report.given)}
     return CollectionResult(result, report, skipped, failed_pairs, computed, work.retries, remade, settings)

@@ -1,7 +1,6 @@
 """A match result as files, as pictures, and as lines for the screen."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.files import make_folder, replacing, write_whole
 from geomatch.geometry import resize_points
-from geomatch.images import Image, reduce_image, write_png
+from geomatch.images import reduce_image, write_png
 from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose
 
@@ -20,9 +19,6 @@ PICTURE_SIDE = 1280
 MAX_LINES = 150
 """Best inliers drawn; more would hide the photographs."""
 RIGHT, WRONG = (60, 220, 90), (230, 80, 70)
-
-Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
-"""Points (M, 2) of image 0, their partners in image 1, and a colour."""
 
 
 def save_result(result: MatchResult, folder: Path) -> list[Path]:
@@ -66,7 +62,7 @@ def summary(result: MatchResult) -> str:
     ]
     if tilts := result.settings["tilts"]:
         lines.append(f"views       tilts of {', '.join(f'{tilt:g}' for tilt in tilts)} were searched")
-    model = result.settings["model"]["type"].lower()
+    model = result.settings["model"].get("name", result.settings["model"]["type"].lower())
     if isinstance(found, RelativePose):
         lines += [f"rotation    (camera 0 to 1), uncertain by {found.rotation_deviation:.2g} degrees"]
         lines += _rows(found.rotation)
@@ -78,11 +74,20 @@ def summary(result: MatchResult) -> str:
     elif found:
         model = found.model if isinstance(found, HomographyEstimate) else model
         lines += [f"{model:11} (image 0 to image 1)", *_rows(found.matrix)]
-        if isinstance(found, HomographyEstimate) and found.corner_deviations is not None:
+    if isinstance(found, HomographyEstimate):
+        if model != "homography":
+            spread = found.parameter_deviations
+            each = (f"{name} {value:.6g} +- {spread[name]:.2g}" for name, value in found.parameters.items())
+            lines += [f"parameters  {', '.join(each)}"] * bool(spread)
+        if (points := found.control_points) is not None:
+            lines.append(f"smooth      {found.smooth} through {len(points)} control points")
+        if found.corner_deviations is not None:
             corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
             lines.append(
                 f"corners     uncertain by {corners} px (standard deviation, clockwise from the first)"
             )
+        if found.score is not None:
+            lines.append(f"score       {found.score:.2f} (probability of less than 1 % of the diagonal)")
     if found:
         lines += [f"remark      {remark}" for remark in found.remarks]
     else:
@@ -116,35 +121,21 @@ def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     if result.geometry:
         chosen, colour = np.flatnonzero(result.geometry.inliers), RIGHT
     chosen = chosen[:MAX_LINES]
-    # the images of a large pair are reduced
-    points0 = resize_points(result.points0[chosen], result.features0.image_size, result.image0.size)
-    points1 = resize_points(result.points1[chosen], result.features1.image_size, result.image1.size)
-    lines = points0, points1, colour
-    return draw_lines(result.image0, result.image1, [lines])
-
-
-def draw_lines(
-    image0: Image, image1: Image, groups: Sequence[Lines], side: int = PICTURE_SIDE
-) -> NDArray[np.uint8]:
-    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with groups of lines."""
-    small0, small1 = reduce_image(image0, side), reduce_image(image1, side)
-    canvas: Any = None
-    flags = cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS
-    for points0, points1, colour in groups:
-        moved0 = resize_points(points0, image0.size, small0.size)
-        moved1 = resize_points(points1, image1.size, small1.size)
-        canvas = cv2.drawMatches(
-            small0.pixels,
-            [cv2.KeyPoint(x, y, 1.0) for x, y in moved0.tolist()],
-            small1.pixels,
-            [cv2.KeyPoint(x, y, 1.0) for x, y in moved1.tolist()],
-            [cv2.DMatch(index, index, 0.0) for index in range(len(points0))],
-            canvas,
-            matchColor=colour,
-            flags=flags,
-        )
-        flags |= cv2.DRAW_MATCHES_FLAGS_DRAW_OVER_OUTIMG
-    return np.asarray(canvas, dtype=np.uint8)
+    small0, small1 = (reduce_image(image, PICTURE_SIDE) for image in (result.image0, result.image1))
+    points0 = resize_points(result.points0[chosen], result.features0.image_size, small0.size)
+    points1 = resize_points(result.points1[chosen], result.features1.image_size, small1.size)
+    fresh: Any = None  # which OpenCV's type stubs do not know
+    canvas = cv2.drawMatches(
+        small0.pixels,
+        [cv2.KeyPoint(x, y, 1.0) for x, y in points0.tolist()],
+        small1.pixels,
+        [cv2.KeyPoint(x, y, 1.0) for x, y in points1.tolist()],
+        [cv2.DMatch(index, index, 0.0) for index in range(len(chosen))],
+        fresh,
+        matchColor=colour,
+        flags=cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS,
+    )
+    return np.asarray(canvas, np.uint8)
 
 
 def draw_overlay(result: MatchResult) -> NDArray[np.uint8]:

@@ -11,24 +11,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.alignment import align_homography
-from geomatch.describers import Describer, as_dense, create_describer, describe_images, traits_of
-from geomatch.dift import DIFTConfig, FeatureMap
+from geomatch.alignment import align_parts, prepare_part
+from geomatch.describers import as_dense, traits_of
+from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.editing.blending import EditLike, blend_edit, load_edit, painted_box
 from geomatch.errors import ImageError
-from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.geometry import image_corners, normalize_homography, shift_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
-from geomatch.matching import match_mutual
-from geomatch.types import EstimationFailure, Features, HomographyEstimate
+from geomatch.pipeline import Pipeline
+from geomatch.tensors import FeatureTensors, detect_features
+from geomatch.types import EstimationFailure, HomographyEstimate
 
-THRESHOLD, DENSE_THRESHOLD = 3.0, 5.0
-"""Largest error of an inlier in pixels of the target: of a keypoint as in `match`, of a pixel as in the
-paper."""
-KEYPOINTS = 3000
-"""Keypoints detected in each image, as in `match`."""
+DENSE_THRESHOLD = 5.0
+"""Largest error in pixels of the target of an inlier among pixels, as in the paper."""
 GROWTH = 0.5
 """Keypoints count as below the edit up to this far beside it, in units of the square root of its area: few
 lie below small edits, and those beside them hold the corners."""
@@ -40,27 +36,6 @@ Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
 
 
-@dataclass(frozen=True, slots=True)
-class EditOptions:
-    """How the place of an edit is found in another photograph; `ValueError` for what makes no sense."""
-
-    estimator: str | Estimator = "usac_magsac"
-    """A name (`geomatch.estimators.estimators`), or an object, which has its own threshold."""
-    threshold: float | None = None
-    """Largest error of an inlier in pixels of the target, for an estimator given by name; None takes 3 for
-    keypoints, as `geomatch.match`, and 5 for pixels, as the paper."""
-    max_points: int = 1000
-    """Keypoints or pixels below the edit, at most (the paper's number of pixels)."""
-    refine_homography: bool = True
-    """Refine by Lucas-Kanade to a fraction of a pixel, see `geomatch.alignment`."""
-    seed: int = 0
-    """Random seed of the pixels drawn."""
-
-    def __post_init__(self) -> None:
-        if self.max_points < 1:
-            raise ValueError(f"max_points must be at least 1, got {self.max_points}")
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class PreparedEdit:
     """An edit and what is below it: all that `carry_edit` needs of the source, made once."""
@@ -68,18 +43,15 @@ class PreparedEdit:
     pixels: NDArray[np.uint8]
     """(H, W, 4) RGBA, not premultiplied."""
     source: Image
-    """The photograph it was painted on."""
-    describer: Describer
+    """The photograph it was painted on, masked but for what is below the edit or near it."""
+    pipeline: Pipeline
     """For source and targets."""
-    points: Features
-    """What is looked for: keypoints with descriptors, or pixels below the edit without."""
+    keypoints: FeatureTensors
+    """Those below the edit, with descriptors unless pixels are looked for."""
+    places: NDArray[np.float64]
+    """(N, 2) pixels below the edit that are looked for; none where keypoints are."""
     feature_map: FeatureMap | None
     """The source's, for pixels; None for keypoints."""
-    followed: NDArray[np.float32]
-    """(K, 2) pixels of the source that Lucas-Kanade follows: keypoints below the edit, and the pixels drawn,
-    without which there are too few below small edits."""
-    estimator: Estimator
-    refine_homography: bool
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,60 +71,26 @@ class EditResult:
         return self.picture is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Within:
-    """An estimator whose homography must be plausible over a box of image 0, not over all of it."""
-
-    estimator: Estimator
-    box: Box
-
-    def estimate(
-        self,
-        points0: NDArray[np.floating],
-        points1: NDArray[np.floating],
-        image_size: tuple[int, int] | None = None,
-    ) -> HomographyEstimate | EstimationFailure:
-        """As `Estimator.estimate`, but with the box for ``image_size``."""
-        left, top, width, height = self.box
-        found = self.estimator.estimate(points0 - np.array([left, top], np.float64), points1, (width, height))
-        if not found:
-            return found
-        matrix = normalize_homography(found.matrix @ shift_homography(-left, -top))
-        if matrix is None:
-            return EstimationFailure("the homography sends the first pixel of the source to infinity")
-        return replace(found, matrix=matrix)
-
-
-def propagate_edit(
-    edit: EditLike,
-    source: ImageLike,
-    target: ImageLike,
-    descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    options: EditOptions | None = None,
-) -> EditResult:
-    """Carry an edit from the photograph it was painted on to another: `prepare_edit`, then `carry_edit`."""
-    return carry_edit(prepare_edit(edit, source, descriptor, options), target)
-
-
 def prepare_edit(
     edit: EditLike,
     source: ImageLike,
-    descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    options: EditOptions | None = None,
+    pipeline: Pipeline | None = None,
+    max_points: int = 1000,
+    seed: int = 0,
 ) -> PreparedEdit:
     """Choose and describe what is below an edit, a picture with transparency of the source's size.
 
-    A dense descriptor takes pixels below the edit, drawn at random, as the paper does; any other one
-    keypoints (see `GROWTH`), best first. It is a preset, a diffusers model, a `DIFTConfig` or a describer.
+    A pipeline with a dense descriptor takes at most ``max_points`` pixels below the edit, drawn at random by
+    ``seed``, as the paper does, which takes 1000, with a threshold of 5; any other one the best keypoints
+    (see `GROWTH`). By default it is that of `geomatch.match`.
 
     Raises ImageError when an image cannot be used, or the sizes differ, WeightsError when a model cannot be
     loaded, ValueError for options that make no sense.
     """
-    options, describer = options or EditOptions(), create_describer(descriptor)
-    dense, estimator = as_dense(describer), options.estimator
-    if isinstance(estimator, str):
-        usual = THRESHOLD if dense is None else DENSE_THRESHOLD
-        estimator = create_estimator(estimator, usual if options.threshold is None else options.threshold)
+    if max_points < 1:
+        raise ValueError(f"max_points must be at least 1, got {max_points}")
+    pipeline = pipeline or Pipeline()
+    pipeline.check_plane()
     pixels, photo = load_edit(edit), load_image(source)
     size = pixels.shape[1], pixels.shape[0]
     if size != photo.size:
@@ -160,61 +98,54 @@ def prepare_edit(
             f"the edit has {size[0]}x{size[1]} pixels, {photo.name} has {photo.size[0]}x{photo.size[1]}: "
             "give an edit painted on this photograph in its full size"
         )
-    mask = pixels[:, :, 3] > 0
-    device = traits_of(describer).device
-    below = _keypoints_below(mask, photo, options.max_points, device)
-    points, followed, feature_map = below, below.keypoints, None
+    painted = pixels[:, :, 3] > 0
+    away = cv2.distanceTransform((~painted).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    near = replace(photo, mask=away <= GROWTH * np.sqrt(painted.sum()))
+    describer = pipeline.parts.describer
+    dense = None if describer is None else as_dense(describer)
     if dense is None:
-        points = describe_images(describer, [photo], [below])[0]
-    else:
-        rng = np.random.default_rng(options.seed)
-        rows, columns = np.divmod(rng.permutation(np.flatnonzero(mask))[: options.max_points], size[0])
-        places = np.stack([columns, rows], axis=1).astype(np.float32)
-        points = Features(places, np.ones(len(places), np.float32), size)
-        followed, feature_map = np.concatenate([places, followed]), dense.dense(photo)
-    return PreparedEdit(
-        pixels, photo, describer, points, feature_map, followed, estimator, options.refine_homography
-    )
+        keypoints = pipeline.describe([near])[0].features[:max_points]
+        return PreparedEdit(pixels, near, pipeline, keypoints, np.zeros((0, 2)), None)
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(painted))[:max_points]
+    places = np.stack(np.divmod(drawn, size[0])[::-1], axis=1).astype(np.float64)
+    keypoints = detect_features(pipeline.parts.detector, near)[:max_points]
+    return PreparedEdit(pixels, near, pipeline, keypoints, places, dense.dense(photo))
 
 
 def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     """Find in a target what is below the edit, and blend the edit in.
 
-    Pixels are matched with the most similar pixel of the target, keypoints with its keypoints by mutual
-    nearest neighbours. The homography must be plausible over the edit's bounding box. A target that cannot be
-    read is an `ImageError`.
+    Pixels are matched with the most similar pixel of the target, keypoints with its keypoints. The homography
+    must be plausible over the edit's bounding box. A target that cannot be read is an `ImageError`.
     """
-    photo = load_image(target)
+    photo, pipeline = load_image(target), prepared.pipeline
     points0, points1 = _matched(prepared, photo)
-    box = painted_box(prepared.pixels)
-    within = _Within(prepared.estimator, box)
-    found = within.estimate(points0, points1)
-    if prepared.refine_homography and found:
-        found = align_homography(
-            prepared.source, photo, prepared.followed, points0, points1, found, within,
-            threshold_of(prepared.estimator, THRESHOLD),
-        )  # fmt: skip
+    # pixels are counted from the box, so that the estimator judges there, and not over all of the source
+    left, top, width, height = box = painted_box(prepared.pixels)
+    first, size, estimator = np.array([left, top]), (width, height), pipeline.parts.estimator
+    found = estimator.estimate(points0 - first, points1, size)
+    if pipeline.refine_homography and found:
+        # pixels drawn are followed, too: few keypoints lie below small edits
+        followed = np.concatenate([prepared.places, prepared.keypoints.keypoints.numpy(force=True)]) - first
+        parts = [(prepare_part(prepared.source, photo, (-left, -top)), followed)]
+        found = align_parts(parts, size, points0 - first, points1, found, estimator, pipeline.threshold)
     if not found:
         return EditResult(None, found, points0, points1)
+    matrix = normalize_homography(found.matrix @ shift_homography(-left, -top))
     apart = _halves_apart(points0[found.inliers], points1[found.inliers], box)
     picture, reason = None, "the homography sends the edit to a place outside the target"
-    if apart > STEADY:
+    if matrix is None:
+        reason = "the homography sends the first pixel of the source to infinity"
+    elif apart > STEADY:
         reason = f"two halves of its matches place the edit {100 * apart:.0f} % of its size apart"
     else:
         try:
-            picture = blend_edit(prepared.pixels, found.matrix, photo.pixels)
+            picture = blend_edit(prepared.pixels, matrix, photo.pixels)
         except ValueError as error:  # the estimator checked the box alone
             reason = str(error)
-    return EditResult(picture, EstimationFailure(reason) if picture is None else found, points0, points1)
-
-
-def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int, device: str) -> Features:
-    """The best keypoints under a mask (H, W) or near it, see `GROWTH`."""
-    found = create_detector(DEFAULT_DETECTOR, KEYPOINTS, device).detect(photo)
-    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    columns, rows = np.clip(np.round(found.keypoints).astype(int), 0, np.array(photo.size) - 1).T
-    near = np.flatnonzero(away[rows, columns] <= GROWTH * np.sqrt(mask.sum()))
-    return found[near[np.argsort(-found.scores[near], kind="stable")[:most]]]
+    if matrix is None or picture is None:
+        return EditResult(None, EstimationFailure(reason), points0, points1)
+    return EditResult(picture, replace(found, matrix=matrix), points0, points1)
 
 
 def _halves_apart(points0: NDArray[np.float64], points1: NDArray[np.float64], box: Box) -> float:
@@ -239,18 +170,16 @@ def _halves_apart(points0: NDArray[np.float64], points1: NDArray[np.float64], bo
 
 def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(M, 2) pixels of the source and (M, 2) of the target, best match first."""
-    points, metric = prepared.points, traits_of(prepared.describer).metric
-    places, dense = points.keypoints.astype(np.float64), as_dense(prepared.describer)
-    if prepared.feature_map is not None and dense:
-        moved = transfer_points(prepared.feature_map, dense.dense(target), places, metric)
+    pipeline, describer = prepared.pipeline, prepared.pipeline.parts.describer
+    if prepared.feature_map is not None and describer is not None and (dense := as_dense(describer)):
+        target_map, metric = dense.dense(target), pipeline.metric or traits_of(describer).metric
+        moved = transfer_points(prepared.feature_map, target_map, prepared.places, metric)
         order = np.argsort(-moved.similarity, kind="stable")
-        return places[order], moved.points[order]
-    device = traits_of(prepared.describer).device
-    found = create_detector(DEFAULT_DETECTOR, KEYPOINTS, device).detect(target)
-    if not len(points) or not len(found):
-        return np.zeros((0, 2)), np.zeros((0, 2))
-    (found,) = describe_images(prepared.describer, [target], [found])
-    if points.descriptors is None or found.descriptors is None:
-        raise ValueError("the descriptor returned features without descriptors")
-    first, second = match_mutual(points.descriptors, found.descriptors, metric).indices.T
-    return places[first], found.keypoints[second].astype(np.float64)
+        return prepared.places[order], moved.points[order]
+    (there,) = pipeline.describe([target])
+    matches = pipeline.matches_of(prepared.keypoints, there.features, there.describer)
+    both = (
+        own.keypoints.numpy(force=True).astype(np.float64) for own in (prepared.keypoints, there.features)
+    )
+    first, second = (points[rows] for points, rows in zip(both, matches.indices.T, strict=True))
+    return first, second

@@ -1,10 +1,9 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
-import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +12,12 @@ from tqdm import tqdm
 
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
-from geomatch.stream import THREADS
 
 TOLD = 30.0  # seconds between two lines in a log file, where no bar can be
 TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
 SHOWN = 5  # names per reason in a summary
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,8 +27,6 @@ class Work:
     engine: Engine
     progress: bool = True
     retries: int = field(default=0, init=False)  # blocks that were tried again
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
-    """Seconds of stages with a network on an accelerator, the share in which it was busy, the slowest."""
 
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
@@ -81,23 +76,6 @@ class Work:
                 bar.update(len(block))
                 for item in block:
                     yield item, FailedItem(failure.reason)
-
-    def account(self, what: str, times: Mapping[str, float]) -> None:
-        """Keep and tell where the `StreamTask.times` of a stage went, if its parts overlapped."""
-        if "total" not in times:
-            return
-        seconds = {name: spent for name, spent in times.items() if name not in ("ahead", "writing")}
-        slowest = max(("network", "ahead", "writing"), key=lambda name: times.get(name, 0.0))
-        if slowest == "ahead":
-            slowest = max(seconds.keys() - {"network", "total"}, key=seconds.__getitem__)
-            slowest += f" on {THREADS} threads"
-        busy = times["network"] / times["total"]
-        self.stages[what] = {"seconds": seconds, "busy": busy, "slowest": slowest}
-        line = f"{what}: network busy {100 * busy:.0f} % of {times['total']:.1f} s; "
-        line += f"the slowest stage is {slowest}"
-        _log.info(line)
-        if self.progress:
-            tqdm.write(line, file=sys.stderr)
 
 
 def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:

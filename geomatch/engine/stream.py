@@ -4,18 +4,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
 
 from geomatch.engine.task import Answers, FailedBlock, FailedItem, Item, Need, Result
 from geomatch.engine.worker import attempt
-from geomatch.stream import ahead, clocked
+from geomatch.stream import ahead
 
 BEHIND = 2
 """Most blocks that wait to be written while the network goes on."""
-Stage = tuple[str, Callable[[Any], Any]]
-"""What a stage is called, and its function."""
+Stage = Callable[[Any], Any]
 _Step = tuple[Any, Any]
 """An item, and what it has become: a value on its way, its result or an exception."""
 
@@ -37,9 +36,6 @@ class StreamTask(Generic[Item, Result]):
     pixels: Callable[[Item], int] | None = None
     """How many an item holds, see `geomatch.stream.ahead`."""
     load: Callable[[], None] | None = None
-    times: dict[str, float] = field(default_factory=dict, compare=False)
-    """Seconds of blocks whose stages overlapped: ``total``; ``network``, while it was busy; ``ahead`` and
-    ``writing``, while it waited for these; each stage ahead by its name, in all threads together."""
 
     def start(self) -> Callable[[Sequence[Item]], Sequence["Result | FailedItem"]]:
         """Load the networks; return the function that does a block, stage by stage."""
@@ -52,11 +48,9 @@ class StreamTask(Generic[Item, Result]):
 
         What the network has made is written, whatever ends the stream; no thread outlives it.
         """
-        own = self.times
         writing: deque[Future[Sequence[Any] | FailedBlock]] = deque()
         items = (item for block in blocks for item in block)
         with (
-            clocked(own, "total"),
             ThreadPoolExecutor(1, "geomatch-writing") as writer,
             closing(ahead(self._prepared, items, self.pixels)) as steps,
         ):
@@ -65,23 +59,18 @@ class StreamTask(Generic[Item, Result]):
                 writing.append(writer.submit(self._attempted, made))
                 most = BEHIND if index + 1 < len(blocks) else 0
                 while writing and (len(writing) > most or writing[0].done()):
-                    with clocked(own, "writing"):
-                        answer = writing.popleft().result()
+                    answer = writing.popleft().result()
                     yield index - len(writing), answer
 
     def _next(self, steps: Iterator[_Step], block: Sequence[Item]) -> list[_Step]:
-        with clocked(self.times, "ahead"):
-            taken = [next(steps) for _ in range(len(block))]
-        with clocked(self.times, "network"):
-            return self._made(taken)
+        return self._made([next(steps) for _ in range(len(block))])
 
     def _prepared(self, item: Item) -> _Step:
         value: Any = item
         try:
-            for name, function in self.ahead:
+            for function in self.ahead:
                 if not _ended(value):
-                    with clocked(self.times, name):
-                        value = function(value)
+                    value = function(value)
         except Exception as error:  # ends the try of its block alone
             return item, error
         return item, value

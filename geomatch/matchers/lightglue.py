@@ -25,7 +25,6 @@ TRAINED_FOR = {
     "rootsift": "sift",
 }
 """Features of ours that LightGlue has weights for, and kornia's names of them."""
-DMYTRO = "https://cmp.felk.cvut.cz/~mishkdmy/models"
 _RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 
 

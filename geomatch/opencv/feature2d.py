@@ -49,7 +49,7 @@ class Feature2D:
         """The keypoints described, which may be any detector's, and (N, D) float32, or None for none.
 
         Keypoints outside the image or not finite are left out. Scale and orientation are used where a
-        keypoint has both. ``descriptors`` is filled when it has the right shape.
+        keypoint has both. ``descriptors`` is not filled.
         """
         if isinstance(image, (list, tuple)):
             return _unzipped(map(self.compute, image, check_images(image, "keypoints", keypoints)))
@@ -74,7 +74,7 @@ class Feature2D:
         described = np.empty((len(rows), parts[0].shape[1]), np.float32)
         for group, part in zip(groups, parts, strict=True):
             described[group] = part
-        return tuple(given[index] for index in usable), _filled(descriptors, described)
+        return tuple(given[index] for index in usable), described
 
     def detectAndCompute(
         self, image: Any, mask: Any, descriptors: Any = None, useProvidedKeypoints: bool = False
@@ -96,7 +96,7 @@ class Feature2D:
             rows = None
         elif rows is None:
             found, rows = self.compute(image, found)
-        return (found, None) if rows is None else (found, _filled(descriptors, rows))
+        return found, rows
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""
@@ -161,15 +161,6 @@ class Feature2D:
             except cv2.error as error:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
-
-
-def _filled(given: Any, rows: NDArray[np.float32]) -> Any:
-    """The rows, in the caller's array where it fits."""
-    fits = isinstance(given, np.ndarray) and given.flags.writeable
-    if not fits or (given.shape, given.dtype) != (rows.shape, rows.dtype):
-        return rows
-    given[...] = rows
-    return given
 
 
 def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:

@@ -15,7 +15,6 @@ Send = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """From points (N, 2) to points (N, 2), which are not finite where there are none."""
 _MOST_VALUES = 1 << 24  # of the source that are read for a block: else for its halves
 _CHUNK = 1 << 15  # places that are sampled at a time, which then stay in the processor's cache
-_GROUP = 4  # bands that are sampled together
 _LARGEST = 16  # times the reference: more pixels than that are a canvas by mistake
 _SUFFICES = 1e-6  # of a pixel, of a factor, of opacity: below lie rounding errors
 
@@ -157,11 +156,9 @@ def _fill(raster: Raster, places: NDArray[np.float64], block: Block, interpolati
     if max(factors) > 1:
         window, alpha = _averaged(window, alpha, factors)
     x, y = (at - (low + (factors - 1) / 2)[:, None]) / factors[:, None]  # a mean lies in the middle
-    for band in range(0, raster.bands, _GROUP):
-        group = slice(band, band + _GROUP)
-        sampled, opacity = _sampled(window[:, :, group], alpha, (x, y), interpolation, raster.dtype)
-        for there, found in ((block.values[:, :, group], sampled), (block.opacity, opacity)):
-            there[where] = found.reshape(there[where].shape)
+    sampled, opacity = _sampled(window, alpha, (x, y), interpolation, raster.dtype)
+    for there, found in ((block.values, sampled), (block.opacity, opacity)):
+        there[where] = found.reshape(there[where].shape)
 
 
 def _factor(places: NDArray[np.float64], inside: NDArray[np.bool_]) -> int:
@@ -219,7 +216,7 @@ def _sampled(
     if alpha is not None:  # colours of transparent pixels do not count
         seen = alpha[:, :, None].astype(np.float64)
         window = np.concatenate([np.where(seen > 0, window, 0) * seen, seen], axis=2)
-    flat, unpacked = _packed(window)
+    flat = np.ascontiguousarray(window).reshape(height * width, -1)
     first, weighted = _TAPS[interpolation]
     values, opacity = np.empty((len(places[0]), count), dtype), np.ones(len(places[0]), np.float32)
     limits = None if dtype.kind == "f" else np.iinfo(dtype)
@@ -235,7 +232,7 @@ def _sampled(
         for row, weight_y in taps[1]:
             line: Any = 0
             for column, weight_x in taps[0]:
-                taken = np.multiply(unpacked(flat.take(row + column, axis=0)), weight_x, dtype=exact)
+                taken = np.multiply(flat.take(row + column, axis=0), weight_x, dtype=exact)
                 line = np.add(line, taken, out=taken)
             total = np.add(total, np.multiply(line, weight_y, out=line), out=line)
         if alpha is not None:
@@ -246,18 +243,3 @@ def _sampled(
             np.rint(total, out=total).clip(limits.min, limits.max, out=total)
         values[here] = total[:, :count]
     return values, opacity
-
-
-def _packed(window: NDArray[Any]) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
-    """The pixels of a window each as one number, which is fetched much faster, if it has so many bytes.
-
-    The function tells its bands apart again.
-    """
-    height, width, count = window.shape
-    filled = 1 << (count - 1).bit_length()
-    kind = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}.get(filled * window.itemsize)
-    if kind is None:
-        return np.ascontiguousarray(window).reshape(-1, count), lambda taken: taken
-    flat = np.zeros((height * width, filled), window.dtype)
-    flat[:, :count] = window.reshape(-1, count)
-    return flat.view(kind)[:, 0], lambda taken: taken.view(window.dtype).reshape(-1, filled)

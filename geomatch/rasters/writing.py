@@ -1,12 +1,11 @@
 """Pictures written block by block, whole or not at all."""
 
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -34,10 +33,11 @@ def write_raster(
     dtype: DTypeLike,
     georeference: Georeference | None = None,
 ) -> None:
-    """Write a picture and its opacity as a last band, with no more than two rows of blocks in memory.
+    """Write a picture and its opacity as a last band; of a TIFF two rows of blocks are in memory.
 
     Args:
-        path: ``.png`` has 8 or 16 bits and one band or three; ``.tif`` anything, in compressed tiles.
+        path: ``.png`` has 8 or 16 bits and one band, written as three, or three; ``.tif`` anything, in
+            compressed tiles.
         blocks: of the picture, row by row, each row of one height.
         size: (width, height) in pixels.
         bands: number of bands, without the opacity.
@@ -47,8 +47,10 @@ def write_raster(
     Raises `GeomatchError` for a format that does not hold such values, OSError when it cannot be written.
     """
     dtype, suffix = np.dtype(dtype), Path(path).suffix.lower()
-    if suffix == ".png" and (suffix_for(dtype, bands, (1, 1)) != ".png" or georeference is not None):
-        what = f"values of {dtype} in {bands} bands" if georeference is None else "georeference"
+    if suffix == ".png" and (suffix_for(dtype, bands, size) != ".png" or georeference is not None):
+        what = (
+            f"{size[0]} x {size[1]} x {bands} values of {dtype}" if georeference is None else "georeference"
+        )
         raise GeomatchError(f"{path}: PNG holds no {what}; name the file .tif")
     if suffix not in (".png", ".tif", ".tiff"):
         raise GeomatchError(f"{path}: pictures at full depth are written as .png or .tif")
@@ -56,7 +58,9 @@ def write_raster(
     rows, shape = _rows(blocks, size, bands, dtype), (size[1], size[0], bands + 1)
     with replacing(path) as temporary:
         if suffix == ".png":
-            _write_png(temporary, rows, shape, dtype)
+            order = [2, 1, 0, 3] if bands == 3 else [0, 0, 0, 1]  # OpenCV writes no opacity with grey alone
+            _, code = cv2.imencode(".png", np.concatenate(list(rows))[:, :, order])
+            temporary.write_bytes(code.tobytes())
             return
         import tifffile
 
@@ -113,27 +117,3 @@ def _tiles(rows: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         rest = rest[_TILE:]
         if not len(rest):
             rest = next(rows, rest)
-
-
-def _write_png(
-    path: Path, rows: Iterator[NDArray[Any]], shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> None:
-    """By the specification (W3C, 2003): OpenCV writes no opacity with grey, Pillow no colours of 16 bits."""
-
-    def write(kind: bytes, data: bytes) -> None:
-        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-
-    compressor = zlib.compressobj(_LEVEL)
-    above = np.zeros((1, shape[1] * shape[2] * dtype.itemsize), np.uint8)
-    with path.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        kind = 4 if shape[2] == 2 else 6  # grey or colours with opacity
-        write(b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8 * dtype.itemsize, kind, 0, 0, 0))
-        for row in rows:
-            lines = row.astype(dtype.newbyteorder(">"), "C").reshape(len(row), -1).view(np.uint8)
-            differences = np.diff(lines, axis=0, prepend=above)  # filter 2: from the row above
-            above = lines[-1:]
-            filtered = np.pad(differences, ((0, 0), (1, 0)), constant_values=2)
-            write(b"IDAT", compressor.compress(filtered.tobytes()))
-        write(b"IDAT", compressor.flush())
-        write(b"IEND", b"")

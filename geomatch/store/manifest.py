@@ -14,7 +14,7 @@ from geomatch.provenance import versions
 from geomatch.store.store import Store
 
 KIND = "runs"
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,7 +35,6 @@ class Manifest:
     """(P, 32) keys of the matched pairs in the packs of ``matches``."""
     failed: dict[str, str] = field(default_factory=dict)  # images and pairs that could not be done, and why
     retries: int = 0  # blocks of work that were tried again
-    stages: dict[str, Any] = field(default_factory=dict)  # seconds of stages, see `geomatch.engine.Work`
     complete: bool = False  # true if the run came to its end; if nothing failed all is there
 
     @classmethod
@@ -45,7 +44,7 @@ class Manifest:
         """The manifest of a run that begins, or goes on: what it needs stays, so that it is not pruned."""
         new = cls(program, source, settings, content, datetime.now(UTC).isoformat(timespec="seconds"))
         try:
-            return replace(cls.load(store, new.key), complete=False, failed={}, retries=0, stages={})
+            return replace(cls.load(store, new.key), complete=False, failed={}, retries=0)
         except (KeyError, DamagedError):
             return new
 

@@ -86,12 +86,12 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
     return checked, damaged
 
 
-def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> tuple[int, int, int]:
+def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int, int]:
     """Remove what no run needs, and what killed processes left half-written, while no run is under way.
 
     Results of the benchmarks, which no manifest names, stay. ``forget`` are runs to remove first, by the
     beginning of their key. Returns the numbers of objects, of their bytes, and of half-written files that
-    went, or would.
+    went.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
@@ -114,11 +114,10 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
         if not np.isin(keys, pairs).any():
             going.append(("matches", name, size))
     temporary = store.temporary_files(KINDS)
-    if not dry_run:
-        for kind, key, _ in going:
-            store.remove(kind, key)
-        for name in temporary:
-            store.remove_file(name)
+    for kind, key, _ in going:
+        store.remove(kind, key)
+    for name in temporary:
+        store.remove_file(name)
     return len(going), sum(size for *_, size in going), len(temporary)
 
 

@@ -12,7 +12,6 @@ from geomatch.benchmarks.harness.measures import accuracy
 from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
-from geomatch.benchmarks.tasks.homography.sequences import Plane
 from geomatch.benchmarks.tasks.pairs.evaluation import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.estimators import OpenCVEstimator, PoseLibEstimator, create_estimator
@@ -35,18 +34,18 @@ _OPENCV = {  # method, iterations and confidence
 def evaluate(
     protocol: HomographyProtocol,
     pair: FramedPair,
-    plane: Plane,
+    plane: NDArray[np.float64],
     match: Match | None,
     small: FramedPair | None = None,
     weighted: bool = False,
 ) -> Row:
     """What the protocol measures of a pair in its frame, keypoints and matches best first.
 
-    Without ``match`` row i of both features is a match. ``small`` is the pair in 320 x 240 pixels, for
-    repeatability. ``weighted`` says that similarities weigh the matches in the direct linear transform, as a
-    learned matcher's confidences do.
+    ``plane`` is the true homography (3, 3) between the whole images. Without ``match`` row i of both features
+    is a match. ``small`` is the pair in 320 x 240 pixels, for repeatability. ``weighted`` says that
+    similarities weigh the matches in the direct linear transform, as a learned matcher's confidences do.
     """
-    truth = pair.homography(plane.matrix)
+    truth = pair.homography(plane)
     if protocol.kind == "superpoint":
         pair = _shared(pair, truth, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
@@ -73,7 +72,7 @@ def evaluate(
         # correct matches over the mean number of points that both images show
         row["matching_score"] = 2 * int(correct.sum()) / max(1, sum(counts))
         if small:
-            truth = small.homography(plane.matrix)
+            truth = small.homography(plane)
             few = _shared(small, truth, DETECTOR_NMS, REPEATED_POINTS)
             points = few.features0.keypoints, few.features1.keypoints
             share, localisation = measures.repeatability(*points, truth, CORRECT_PX)
@@ -111,7 +110,7 @@ def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit
 def _homographies(
     protocol: HomographyProtocol,
     pair: FramedPair,
-    plane: Plane,
+    plane: NDArray[np.float64],
     points0: NDArray[np.float64],
     points1: NDArray[np.float64],
     weights: NDArray[np.float32] | None,
@@ -122,7 +121,7 @@ def _homographies(
     if protocol.corner_origin:
         points0, points1 = points0 + 0.5, points1 + 0.5
         corners = image_corners((size0[0] + 1, size0[1] + 1))
-    places = {"px": (corners, warp_points(pair.homography(plane.matrix), corners))}
+    places = {"px": (corners, warp_points(pair.homography(plane), corners))}
     row: Row = {"reason": None}
     if protocol.everywhere:
         places, row["warning"] = _everywhere(pair, plane, (size0, size1))
@@ -156,10 +155,10 @@ _Places = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def _everywhere(
-    pair: FramedPair, plane: Plane, sizes: tuple[tuple[int, int], tuple[int, int]]
+    pair: FramedPair, plane: NDArray[np.float64], sizes: tuple[tuple[int, int], tuple[int, int]]
 ) -> tuple[_Places, str | None]:
     """Points, and where the truth sends them, by the names of errors; and what is wrong with the truth."""
-    seen, truth = measures.visible_part(pair.homography(plane.matrix), *sizes)
+    seen, truth = measures.visible_part(pair.homography(plane), *sizes)
     places = {"visible": (seen, warp_points(truth, seen))}
     behind = []
     for side, (name, matrix) in enumerate([("px", truth), ("back", np.linalg.inv(truth))]):
@@ -168,9 +167,6 @@ def _everywhere(
             places[name] = corners, warp_points(matrix, corners)
         else:
             behind.append(f"a corner of image {side} lies behind the plane under the truth: it has no error")
-    if plane.points is not None:
-        points0, points1 = np.split(plane.points, 2, axis=1)
-        places["points"] = warp_points(pair.matrix0, points0), warp_points(pair.matrix1, points1)
     if not len(seen):
         behind = ["under the truth image 1 shows no part of image 0"]
     return places, "; ".join(behind) or None

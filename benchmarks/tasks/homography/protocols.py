@@ -44,8 +44,8 @@ class HomographyProtocol:
     direct: bool = False  # errors of the direct linear transform over all matches, too
     means: tuple[float, ...] = ()  # largest thresholds of `mean_accuracy`
     everywhere: bool = False
-    """Errors from image 1 back to 0, over the part of image 0 that image 1 shows, and the set's points;
-    those of corners only where all are before the plane under the truth."""
+    """Errors from image 1 back to 0, and over the part of image 0 that image 1 shows; those of corners only
+    where all are before the plane under the truth."""
 
     def __post_init__(self) -> None:
         if self.everywhere and not self.headline.startswith("visible "):

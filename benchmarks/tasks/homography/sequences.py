@@ -25,7 +25,7 @@ from geomatch.benchmarks.harness.data import (
     read_matrix,
 )
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
-from geomatch.errors import GeomatchError, reading, require
+from geomatch.errors import GeomatchError
 
 _ILLUMINATION = """
 ajuntament autannes bologna books boutique bridger brooklyn castle chestnuts contruction crownday
@@ -53,17 +53,6 @@ _EVD = "adam cafe cat dum face fox girl graf grand index mag pkk shop there vin"
 _HOMOGR = """Boston BostonLib BruggeSquare BruggeTower Brussels CapitalRegion Eiffel ExtremeZoom LePoint1
 LePoint2 LePoint3 WhiteBoard adam boat city graf"""
 _OXFORD = "bark boat bikes graf leuven trees ubc wall"
-CONFIRMED = "confirmed.txt"
-"""Beside the images, made by the user: a line for each scene whose truth something else confirms than what it
-was made with. The others are the split ``unconfirmed``."""
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The truth of a pair of images of a plane."""
-
-    matrix: NDArray[np.float64]  # (3, 3) from pixels of image 0 to image 1
-    points: NDArray[np.float64] | None = None  # (N, 4) x0 y0 x1 y1 that the set itself validates by
 
 
 class Listed(NamedTuple):
@@ -75,7 +64,6 @@ class Listed(NamedTuple):
     image1: Path
     truth: Path
     backwards: bool = False  # True if the truth sends image 1 to image 0
-    points: Path | None = None  # what the set validates by, where that file is there
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,7 @@ def _homogr(folder: Path) -> Iterator[Listed]:
     for truth in sorted(folder.glob("*_model.txt")):
         name = truth.name.removesuffix("_model.txt")
         images = folder / f"{name}A", folder / f"{name}B"
-        yield Listed(name, "A-B", *images, truth, True, folder / f"{name}_vpts.mat")
+        yield Listed(name, "A-B", *images, truth, True)
 
 
 def _pairs(folder: Path) -> Iterator[Listed]:
@@ -151,17 +139,10 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
         found.setdefault(_word(one.scene), []).append(one)
     if not found:
         raise GeomatchError(f"{folder}: no {layout.title} there ({layout.words})")
-    noted = (folder.parent if folder.is_file() else folder) / CONFIRMED
-    confirmed = {_word(line.strip()) for line in read_lines(noted)} - {""} if noted.is_file() else set()
-    if unknown := sorted(confirmed - found.keys() - set(layout.names)):
-        raise GeomatchError(f"{noted}: no scene is called {unknown[0]}; there are {', '.join(found)}")
     scenes, broken = [], {}
     for scene, listed in found.items():
-        own = "confirmed" if scene in confirmed else "unconfirmed"
         try:
-            scenes.append(
-                _scene(scene, listed, _KINDS.get(scene[:2], "other") if name == "hpatches" else own)
-            )
+            scenes.append(_scene(scene, listed, _KINDS.get(scene[:2], "other")))
         except GeomatchError as error:
             broken[scene] = str(error)
     if not scenes:
@@ -184,25 +165,14 @@ def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
     pairs, files = dict[str, ImagePair](), dict[Path, None]()
     for one in listed:
         paths = find_image(one.image0), find_image(one.image1)
-        matrix, points = read_homography(one.truth), None
+        matrix = read_homography(one.truth)
         files |= dict.fromkeys([*paths, one.truth])
         if one.backwards:
             matrix = np.asarray(np.linalg.inv(matrix), np.float64)
-        if one.points and one.points.is_file():
-            points, files[one.points] = _validation(one.points), None
         if one.label in pairs:
             raise GeomatchError(f"{name} {one.label} is listed twice")
-        pairs[one.label] = ImagePair(f"{name} {one.label}", split, paths, Plane(matrix, points))
+        pairs[one.label] = ImagePair(f"{name} {one.label}", split, paths, matrix)
     return PairScene(name, tuple(pairs.values()), tuple(files))
-
-
-def _validation(path: Path) -> NDArray[np.float64]:
-    """(N, 4) from homogr's ``validation.pts``, (6, N) homogeneous points of A and B."""
-    scipy = require("scipy.io", "jhmdb", "reading the validation points of homogr")
-    with reading(path, "file of validation points"):
-        points = scipy.loadmat(path, squeeze_me=True)["validation"]["pts"].item()
-        a, b = np.asarray(points, np.float64).reshape(2, 3, -1)
-        return np.vstack([a[:2] / a[2], b[:2] / b[2]]).T
 
 
 def read_homography(path: Path) -> NDArray[np.float64]:

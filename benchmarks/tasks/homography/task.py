@@ -158,7 +158,7 @@ HPATCHES = Task(
 TASKS = {"hpatches": HPATCHES} | {
     name: replace(
         HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=len(layout.names),
-        read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all", "confirmed", "unconfirmed"),
+        read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all",),
     )
     for name, layout in LAYOUTS.items()
     if name != "hpatches"
