@@ -436,6 +436,10 @@ def test_pictures_of_a_run_that_was_cut_off_are_not_those_of_another(
     assert (out / str(again.file)).read_bytes() == first
     (known,) = register(folder / "reference.png", [image], out, **told)  # type: ignore[arg-type]
     assert (known.offset, known.remarks) == (again.offset, again.remarks)
+    blind = Reading(masks=Masks(ignore_border=9999))
+    (none,) = register(folder / "reference.png", [image], out, reading=blind, **told)  # type: ignore[arg-type]
+    assert "no keypoints" in str(none.reason)
+    assert not (out / str(linear.file)).exists()
 
 
 # --- sequences

@@ -136,12 +136,13 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
             known = earlier.get(key)
             if known is None or known.file is None or not (out / known.file).is_file():
                 name = f"{PICTURES}/{target.names[line['image0'], line['image1']]}"
-                replaced = [
-                    own for own, one in earlier.items() if os.path.splitext(one.file or "")[0] == name
-                ]
-                if replaced:  # told before: a run that ends in between must not take one for the other
-                    earlier = {own: one for own, one in earlier.items() if own not in replaced}
-                    _write_tables(out, done, earlier)
+                for own, one in list(earlier.items()):
+                    if (
+                        os.path.splitext(one.file or "")[0] == name
+                    ):  # its picture is replaced, or wrong by now
+                        del earlier[own]
+                        _write_tables(out, done, earlier)  # first, since the run may end in between
+                        (out / str(one.file)).unlink(missing_ok=True)
                 known = _registered(line, key, target)
             done.append(known)
             _write_tables(out, done, earlier)
