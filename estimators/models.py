@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.cameras import Camera, camera_of
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, ImageError
 from geomatch.estimators.determinacy import determines_lines
 from geomatch.estimators.epipolar import CameraLike
 from geomatch.estimators.evidence import epipolar_support
@@ -103,7 +103,7 @@ EXIF = "focal lengths are those of the EXIF data, without distortion: no more th
 def create_model(model: str | Model, threshold: float, images: Sequence[Image]) -> Model:
     """``fundamental``, or ``essential`` with focal lengths of EXIF data; an object is given back.
 
-    `GeomatchError` when an image has no focal length, or a given camera is of another size.
+    `ImageError` when an image has no focal length, `GeomatchError` when a camera is of another size.
     """
     if isinstance(model, Essential):
         model.check_sizes(*(image.size for image in images))  # before the work, not after
@@ -115,7 +115,7 @@ def create_model(model: str | Model, threshold: float, images: Sequence[Image]) 
     for image in images:
         camera = camera_of(image.name, image.size) if Path(image.name).is_file() else None
         if camera is None:
-            raise GeomatchError(
+            raise ImageError(
                 f"{image.name}: no focal length in EXIF data; give the cameras: "
                 "model=Essential(camera0, camera1), on the command line --cameras FILE"
             )

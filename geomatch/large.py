@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geomatch.alignment import Part, align_parts, prepare_part
 from geomatch.errors import ImageError
+from geomatch.estimators.models import PLANE_MODELS
 from geomatch.geometry import image_corners, resize_homography, warp_points
 from geomatch.images import Image, ImageFile
 from geomatch.images.masks import add_mask
@@ -23,7 +24,7 @@ from geomatch.pipeline import Pipeline, timed
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.relating import relate
 from geomatch.results import MatchResult
-from geomatch.types import Features, HomographyEstimate, Matches
+from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 from geomatch.views.features import features_of
 
 LARGE = 30_000_000
@@ -73,9 +74,12 @@ class _Source:
         return add_mask(image, allowed, str(self.file.mask), border)
 
 
-def are_large(*files: ImageFile) -> bool:
-    """True for files of which one is matched in tiles; ImageError when one cannot be read."""
-    return any(file.pixels() > LARGE for file in files)
+def are_large(pipeline: Pipeline, *files: ImageFile) -> bool:
+    """True for files that are matched in tiles, one being large; ImageError when one cannot be read.
+
+    Only a plane is found so: other models are those of the whole images.
+    """
+    return pipeline.model in PLANE_MODELS and any(file.pixels() > LARGE for file in files)
 
 
 def relate_large(
@@ -86,9 +90,8 @@ def relate_large(
     What does not fit the reduced images' answer is not found, so a scene with depth must have little of it.
     Dense describers see each tile as an image of its own.
 
-    Raises ImageError when an image cannot be read, ValueError for other than plane models.
+    Raises ImageError when an image cannot be read.
     """
-    pipeline.check_plane()
     seconds = {} if seconds is None else seconds
     with ExitStack() as stack:
         sources = [_opened(stack, file) for file in (file0, file1)]
@@ -106,7 +109,14 @@ def relate_large(
         margin = _MARGIN + 3 * off * sizes[1][0] / images[1].size[0]
         with timed(seconds, "tiles"):
             tiles = _matched_tiles(pipeline, sources, matrix, margin)
-            features0, features1, matches = _joined(tiles, sizes)
+            if not tiles:
+                return replace(
+                    whole,
+                    geometry=EstimationFailure(
+                        "the images overlap too little, or their scales differ too much"
+                    ),
+                )
+            features0, features1, matches = _joined(tiles)
         estimator, threshold = pipeline.parts.estimator, pipeline.threshold
         i, j = matches.indices.T
         points0, points1 = features0.keypoints[i], features1.keypoints[j]
@@ -134,7 +144,10 @@ class _Tile:
 
 def _opened(stack: ExitStack, file: ImageFile) -> _Source:
     raster = stack.enter_context(open_raster(file.path, apply_exif=file.apply_exif))
-    mask = file.mask and stack.enter_context(open_raster(file.mask, apply_exif=file.apply_exif))
+    mask = file.mask and stack.enter_context(open_raster(file.mask, apply_exif=False))
+    stored = raster.size[:: -1 if raster.orientation > 4 else 1]
+    if mask and mask.size == stored:  # of the pixels as stored, see `load_image`
+        mask = replace(mask, size=raster.size, orientation=raster.orientation)
     if mask and mask.size != raster.size:
         sizes = [f"{width}x{height}" for width, height in (mask.size, raster.size)]
         raise ImageError(f"{file.mask}: the mask has {sizes[0]} pixels, {file.path} has {sizes[1]}")
@@ -196,9 +209,8 @@ def _boxes(matrix: NDArray[np.float64], size0: Size, size1: Size, margin: float)
     """Windows (left, top, width, height) of both images that show the same, spread over the overlap."""
     zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
     side = min(TILE, max(64, int(_LARGEST * TILE / max(zoom, 1e-9))))
-    columns, rows = (
-        np.linspace(0, max(0, own - side), -(-own // (side - _OVERLAP))).astype(int) for own in size0
-    )
+    step = side - min(_OVERLAP, side // 4)
+    columns, rows = (np.linspace(0, max(0, own - side), -(-own // step)).astype(int) for own in size0)
     found = []
     for top in dict.fromkeys(rows.tolist()):
         for left in dict.fromkeys(columns.tolist()):
@@ -214,18 +226,11 @@ def _boxes(matrix: NDArray[np.float64], size0: Size, size1: Size, margin: float)
     return [found[index] for index in chosen]
 
 
-def _joined(tiles: Sequence[_Tile], sizes: Sequence[Size]) -> tuple[Features, Features, Matches]:
+def _joined(tiles: Sequence[_Tile]) -> tuple[Features, Features, Matches]:
     """Keypoints and matches of all tiles, best first."""
-    features = [
-        features_of([tile.features[side] for tile in tiles] or [_nothing(sizes[side])]) for side in (0, 1)
-    ]
+    features0, features1 = (features_of([tile.features[side] for tile in tiles]) for side in (0, 1))
     starts = np.cumsum([[0, 0], *[[len(own) for own in tile.features] for tile in tiles]], axis=0)
     every = [tile.matches.indices + start for tile, start in zip(tiles, starts, strict=False)]
-    similarity = np.concatenate([np.zeros(0, np.float32), *[tile.matches.similarity for tile in tiles]])
+    similarity = np.concatenate([tile.matches.similarity for tile in tiles])
     order = np.argsort(-similarity, kind="stable")
-    indices = np.concatenate([np.zeros((0, 2), np.int64), *every])
-    return features[0], features[1], Matches(indices[order], similarity[order])
-
-
-def _nothing(size: Size) -> Features:
-    return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), size)
+    return features0, features1, Matches(np.concatenate(every)[order], similarity[order])

@@ -49,7 +49,7 @@ def match(
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
-    Files of more than 30 million pixels are matched in tiles, see `geomatch.large`.
+    Planes in files of more than 30 million pixels are found in tiles, see `geomatch.large`.
 
     Returns:
         Everything found; ``result.geometry`` is false when there is none, which is no error; a homography is
@@ -79,7 +79,7 @@ def match(
 def match_pair(pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image) -> MatchResult:
     """`match` with options that are made already."""
     files = [one for one in (image0, image1) if isinstance(one, ImageFile)]
-    if len(files) == 2 and are_large(*files):
+    if len(files) == 2 and are_large(pipeline, *files):
         return _read_so(relate_large(pipeline, files[0], files[1]), files[0].apply_exif, files[0].conversion)
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):

@@ -33,10 +33,7 @@ from geomatch.provenance import settings_key
 from geomatch.stream import clocked
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import Features, Matches, Metric
-from geomatch.views.search import (
-    Effort,
-    check_effort,
-)
+from geomatch.views.search import Effort, check_effort
 
 _log = logging.getLogger(__name__)
 
@@ -204,8 +201,7 @@ class Pipeline:
             raise ValueError("the descriptor returned features without descriptors")
         for rows in (a, b):
             check_rows(rows)
-        metric = self.metric or traits_of(describer).metric
-        found = mutual_nearest(a, b.to(a.device), metric, self.min_similarity, self.max_ratio)
+        found = mutual_nearest(a, b.to(a.device), **self.rules(describer))
         return Matches(*(part.numpy(force=True) for part in found))
 
     def match(

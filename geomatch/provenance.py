@@ -88,9 +88,9 @@ def _type_name(part: object) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def versions() -> dict[str, str]:
+def versions(*others: str) -> dict[str, str]:
     """Python's version and those of the packages that shape the numbers; a dict of the caller's own."""
-    names = ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow")
+    names = ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow", *others)
     return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from geomatch.alignment import align_parts, prepare_part
 from geomatch.content import check_content
-from geomatch.describers import (
-    traits_of,
-)
+from geomatch.describers import traits_of
 from geomatch.estimators import Gate, threshold_of
 from geomatch.estimators.models import EXIF
 from geomatch.pipeline import Described, Pipeline, timed
@@ -135,8 +133,7 @@ def _search(
     see = partial(view_features, detector=detector, describer=describer)
     stages = stages_of(pipeline.effort, describer, learned is not None)
     if learned is None:
-        rules = pipeline.rules(describer)
-        tentative = nearest_elsewhere(rules["metric"], rules["min_similarity"], rules["max_ratio"])
+        tentative = nearest_elsewhere(**pipeline.rules(describer))
     else:
         tentative = learned_pairs(learned, pipeline.min_similarity)
     plain, together = [own.features for own in pair], seen_together(detector, describer)

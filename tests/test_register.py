@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +16,19 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch import HomographyEstimate, Pipeline, corner_error, load_image, register, relate, warp_points
+from geomatch import (
+    HomographyEstimate,
+    Pipeline,
+    corner_error,
+    large,
+    load_image,
+    register,
+    relate,
+    warp_points,
+)
 from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.methods.functions import FunctionMatcher
+from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.strings import create_method
 from geomatch.benchmarks.tasks.pairs.views import Views
 from geomatch.cli import main
@@ -23,9 +36,10 @@ from geomatch.errors import GeomatchError, ImageError
 from geomatch.images import Image, ImageFile, Masks, Reading, reduce_image
 from geomatch.pairs import match_pair
 from geomatch.registration import pair_list as lists
+from geomatch.registration import register as writing
 from geomatch.registration.pair_list import match_list, read_pairs
 from geomatch.registration.pictures import Output, sends
-from geomatch.registration.register import named_files, register_pairs
+from geomatch.registration.register import named_files, names_of, register_pairs
 from geomatch.registration.stack import register_sequence
 from geomatch.store import Store
 from geomatch.synthetic import render_view
@@ -124,6 +138,16 @@ def test_names_of_masks(tmp_path: Path) -> None:
         Masks(ignore_border=-1)
 
 
+def test_an_image_is_not_its_own_mask(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).touch()
+    reading = Reading(masks=Masks(tmp_path))
+    for folder, name in ((tmp_path, "a.png"), (tmp_path, "b.jpg"), (Path(), str(tmp_path / "b.jpg"))):
+        assert reading.file(folder / name, name).mask is None
+    with pytest.raises(ImageError, match="no mask of any image"):
+        reading.masks.check(["b.jpg"], tmp_path)
+
+
 # --- lists
 
 
@@ -173,6 +197,10 @@ def test_a_list_is_matched_with_features_made_once(
     assert [line["key"] for line in resumed] == [line["key"] for line in lines]
     assert [Path(name).name for name in described] == ["a.png", "noise.png"]
     assert len(file.read_text().splitlines()) == 3
+    # a line without its end is not whole, though its JSON is
+    file.write_text("".join(cut[:2]) + cut[2].removesuffix("\n"))
+    list(match_list(pairs, listed / "in", pipeline, **told))  # type: ignore[arg-type]
+    assert len(file.read_text().splitlines()) == 3
     # another order and other settings
     again = list(match_list(pairs[::-1], listed / "in", pipeline, **told))  # type: ignore[arg-type]
     assert [line["image1"] for line in map(json.loads, file.read_text().splitlines())] == [
@@ -181,6 +209,26 @@ def test_a_list_is_matched_with_features_made_once(
     assert again[2]["key"] == lines[0]["key"]
     other = replace(pipeline, threshold=2.0, estimator="ransac")
     assert next(iter(match_list(pairs[:1], listed / "in", other, progress=False)))["key"] != lines[0]["key"]
+
+
+def test_an_image_without_a_focal_length_does_not_end_a_list(listed: Path) -> None:
+    essential = Pipeline(**FAST, model="essential")  # type: ignore[arg-type]
+    lines = list(match_list([("a.png", "b b.png")] * 2, listed / "in", essential, progress=False))
+    assert ["no focal length" in line["reason"] for line in lines] == [True, True]
+
+
+def test_an_image_that_could_not_be_read_is_read_when_its_reader_is_there(
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key() -> str:
+        return str(next(iter(match_list([("a.heic", "b")], tmp_path, pipeline, progress=False)))["key"])
+
+    before = key()
+    assert key() == before
+    monkeypatch.setattr("geomatch.provenance._version", lambda name: "1" if name == "pillow-heif" else "0")
+    with_reader = key()
+    monkeypatch.setattr("geomatch.provenance._version", lambda name: "0")
+    assert key() != with_reader
 
 
 def test_lists_that_are_none(tmp_path: Path) -> None:
@@ -299,7 +347,9 @@ def test_union_and_inverse(folder: Path, pipeline: Pipeline, tmp_path: Path) -> 
     assert one.offset[1] <= corners[:, 1].min()
     assert (picture.shape[1] + one.offset[0], picture.shape[0] + one.offset[1]) >= tuple(corners.max(0))
     assert picture[..., 3].astype(bool).sum() == pytest.approx(320 * 240 / np.linalg.det(TURN), rel=0.01)
+    assert 'frame = "reference", warped' in (tmp_path / "u/index.html").read_text()
     (back,) = register(reference, [image], tmp_path / "i", output=Output(inverse=True), **told)  # type: ignore[arg-type]
+    assert 'frame = "image", warped' in (tmp_path / "i/index.html").read_text()
     assert back.file is not None
     warped = cv2.imread(str(tmp_path / "i" / back.file), cv2.IMREAD_UNCHANGED)
     seen = warped[..., 3] == 255
@@ -360,6 +410,67 @@ def test_files_have_names_below_the_folder_that_they_share(folder: Path, tmp_pat
     assert not any("hidden" in name for name in names)
     with pytest.raises(GeomatchError, match="no images to register"):
         register(folder / "eight.png", [folder / "eight.png"], tmp_path / "out")
+    with pytest.raises(GeomatchError, match="is a folder; give the file of the reference"):
+        register(folder, [folder], tmp_path / "out")
+    around = folder / "sub" / ".." / "sub"
+    assert named_files([folder / "eight.png", around], folder)[1] == ["eight.png", "sub/sixteen.png"]
+    write(folder / "sub/warped/x.png", np.zeros((4, 4, 3), np.uint8))
+    assert "sub/warped/x.png" in named_files([folder], folder)[1]
+    assert "sub/warped/x.png" not in named_files([folder], around)[1]
+    assert not any("sub" in name for name in named_files([folder], tmp_path, Masks(folder / "sub"))[1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GeomatchError, match=r"no images in .*empty"):
+        named_files([tmp_path / "empty"], tmp_path / "out")
+
+
+def test_results_lie_in_their_folder_each_by_its_own_name() -> None:
+    images = ["/x/a.png", "../x/a.png", "x/a.jpg", "x/a.png.jpg", "./b.png", "b.png", "\udce9.png", ".."]
+    names = list(names_of([("r.png", image) for image in images]).values())
+    assert names[-2:] == ["?", ""]
+    assert len(set(names)) == len(names)
+    assert not any(name.startswith("/") or ".." in name for name in names)
+    several = names_of([("r", "a/b.png"), ("r", "a-b.png"), ("s", "a-b.png")])
+    assert len(set(several.values())) == 3
+
+
+def test_an_image_is_never_written_over(listed: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    image = listed / "in/b b.png"
+    before = image.read_bytes()
+    pairs = [(str(listed / "in/a.png"), str(image))]
+    (one,) = register_pairs(pairs, tmp_path, tmp_path / "out", pipeline, progress=False)
+    assert image.read_bytes() == before
+    assert (tmp_path / "out" / str(one.file)).is_file()
+
+
+def test_pictures_of_a_run_that_was_cut_off_are_not_those_of_another(
+    folder: Path, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linear, then nearest until a picture is there but not in the table, then linear again."""
+    out = tmp_path / "out"
+    image = Path(os.fsdecode(bytes(folder / "e") + b"\xe9.png"))
+    (folder / "eight.png").rename(image)
+    told = {"pipeline": pipeline, "progress": False}
+    (linear,) = register(folder / "reference.png", [image], out, **told)  # type: ignore[arg-type]
+    first = (out / str(linear.file)).read_bytes()
+    original = writing.write_warped
+
+    def killed(*arguments: object) -> None:
+        original(*arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "write_warped", killed)
+    with pytest.raises(KeyboardInterrupt):
+        register(folder / "reference.png", [image], out, output=Output("nearest"), **told)  # type: ignore[arg-type]
+    assert (out / str(linear.file)).read_bytes() != first
+    monkeypatch.setattr(writing, "write_warped", original)
+    (again,) = register(folder / "reference.png", str(image), out, **told)  # type: ignore[arg-type]
+    assert (out / str(again.file)).read_bytes() == first
+    (known,) = register(folder / "reference.png", [image], out, **told)  # type: ignore[arg-type]
+    assert (known.offset, known.remarks) == (again.offset, again.remarks)
+    blind = Reading(masks=Masks(ignore_border=9999))
+    (none,) = register(folder / "reference.png", [image], out, reading=blind, **told)  # type: ignore[arg-type]
+    assert "no keypoints" in str(none.reason)
+    assert not (out / str(linear.file)).exists()
 
 
 # --- sequences
@@ -375,7 +486,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> tuple[Path
     return folder, places
 
 
-def test_a_sequence_lies_on_its_first_image(stack: tuple[Path, Matrix], tmp_path: Path) -> None:
+def test_a_sequence_lies_on_its_first_image(
+    stack: tuple[Path, Matrix], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "geomatch.registration.stack.pairs_of", lambda count: [(k, k + 1) for k in range(count - 1)]
+    )
     pytest.importorskip("scipy")
     folder, places = stack
     write(folder / "s20.png", np.random.default_rng(0).integers(0, 256, (300, 360, 3), np.uint8))
@@ -390,8 +506,16 @@ def test_a_sequence_lies_on_its_first_image(stack: tuple[Path, Matrix], tmp_path
         np.testing.assert_allclose(np.array(one.matrix)[:2, 2], places[0] - place, atol=0.1)
     shapes = {cv2.imread(str(tmp_path / "out" / str(one.file))).shape for one in done[:-1]}
     assert len(shapes) == 1  # one canvas for all
+    with monkeypatch.context() as patched:  # links that closed a loop are there, too
+        patched.setattr(lists, "_line", lambda *_: pytest.fail("matched again"))
+        again = register_sequence(
+            [folder], tmp_path / "out", pipeline=pipeline, output=output, progress=False
+        )
+    assert [one.matrix for one in again] == [one.matrix for one in done]
     with pytest.raises(GeomatchError, match="two images at least"):
         register_sequence([folder / "s7.png"], tmp_path / "out")
+    with pytest.raises(ValueError, match="without a smooth warp"):
+        register_sequence(folder, tmp_path / "out", pipeline=Pipeline(smooth="tps"))
 
 
 # --- large images
@@ -425,8 +549,31 @@ def test_large_images_are_matched_in_tiles(photo0: Image, tmp_path: Path) -> Non
     low, high = inner.points0.min(0), inner.points0.max(0)
     assert (low >= 149.5).all()
     assert (high <= np.array(photo0.size) - 150.5).all()
-    with pytest.raises(ValueError, match="by a plane"):
-        geomatch.match(*paths, model="fundamental")
+    files = [ImageFile(path) for path in paths]
+    assert [large.are_large(Pipeline(model=model), *files) for model in ("auto", "fundamental")] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.usefixtures("tiled")
+def test_masks_of_large_images_are_turned_with_them(photo0: Image, tmp_path: Path) -> None:
+    stored = np.ascontiguousarray(np.rot90(photo0.pixels))  # whose columns are the rows of the picture
+    tifffile.imwrite(
+        tmp_path / "a.tif", stored, tile=(64, 64), photometric="rgb", extratags=[(274, 3, 1, 6, True)]
+    )
+    mask = np.zeros(stored.shape[:2], np.uint8)
+    mask[:320] = 255  # the right half of the picture
+    PILImage.fromarray(mask).save(tmp_path / "mask.png")
+    file = ImageFile(tmp_path / "a.tif", tmp_path / "mask.png")
+    left = photo0.size[0] - 320
+    with ExitStack() as stack:
+        source = large._opened(stack, file)
+        images = source.overview(), source.window(left - 50, 100, 100, 60)
+    for image, first in zip(images, (left * 240 // photo0.size[0], 50), strict=True):
+        assert image.mask is not None
+        assert image.mask[:, first:].all()
+        assert not image.mask[:, : first - 1].any()
 
 
 @pytest.mark.usefixtures("tiled")
@@ -437,6 +584,19 @@ def test_large_images_that_have_nothing_in_common(photo0: Image, tmp_path: Path)
     )  # type: ignore[arg-type]
     assert not result.geometry
     assert result.geometry.reason
+
+
+@pytest.mark.parametrize(("zoom", "some"), [(50.0, True), (1.0, True), (0.02, False)])
+def test_tiles_of_a_large_image_and_one_of_any_size(zoom: float, some: bool) -> None:
+    small, big = (120, 100), (6000, 5000)
+    size0 = small if zoom > 1 else big
+    size1 = big if zoom > 1 else (int(6000 * zoom), int(5000 * zoom))
+    boxes = large._boxes(np.diag([zoom, zoom, 1.0]), size0, size1, 30.0)
+    assert bool(boxes) == some
+    assert len(boxes) <= large.MOST_TILES
+    for left, top, width, height in (box for box, _ in boxes):
+        assert min(left, top) >= 0
+        assert (left + width, top + height) <= size0
 
 
 # --- maps, databases, benchmarks
@@ -521,6 +681,10 @@ def test_masks_of_a_sequence_are_used(tmp_path: Path, small: NDArray[np.uint8], 
     assert len(masked.features0) > 50
     assert masked.features1 == plain.features1
     assert plain.features0.keypoints[:, 0].min() < 60
+    matcher = FunctionMatcher(lambda image0, image1: (np.full((2, 2), [[50], [200]]),) * 2)
+    given = Method("own", pair_matcher=matcher)
+    (masked,) = Views([Entry(given, given.key())], None).pairs(paths, "original", False, [0])
+    assert masked.features0.keypoints.tolist() == [[200, 200]]
 
 
 # --- the command

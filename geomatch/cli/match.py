@@ -214,6 +214,7 @@ def match(
 
     if out:
         make_out(out)  # better now than after the work
+    reading.masks.check([path.name for path in images])
     found = [reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
     result = match_pair(pipeline(), one, two)

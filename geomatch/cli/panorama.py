@@ -46,10 +46,10 @@ def panorama(
 
     if out.suffix.lower() not in SUFFIXES or not out.parent.is_dir():
         raise click.UsageError(f"--out {out}: give a {', '.join(SUFFIXES)} file in a folder that exists")
-    folder, names = named_files(images, out)
+    folder, names = named_files(images, out, reading.masks)
     names = [name for name in names if (folder / name).resolve() != out.resolve()]  # of an earlier run
     if names:
-        reading.masks.check(names)
+        reading.masks.check(names, folder)
     for name in names:
         check_image_file(folder / name)
     show_progress()

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
-    from geomatch.registration.pictures import Output
     from geomatch.registration.register import Registration
-
-
-def _output(interpolation: Any, canvas: Any, inverse: bool, suffix: Any, pages: bool) -> "Output":
-    from geomatch.registration.pictures import Output
-
-    return Output(interpolation, canvas, inverse, suffix, pages)
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -44,7 +37,7 @@ def _matching(pattern: Path) -> list[Path]:
                    "onto the first, without drift.")  # fmt: skip
 @bundled(
     "output",
-    _output,
+    dict,
     click.option("--interpolation", type=click.Choice(["nearest", "linear", "cubic"]), default="linear",
                  show_default=True, help="Of values between pixels."),
     click.option("--canvas", type=click.Choice(["reference", "union"]), default="reference",
@@ -64,7 +57,7 @@ def register(
     pair_list: Path | None,
     folder: Path | None,
     sequence: bool,
-    output: "Output",
+    output: dict[str, Any],
     pipeline: "Callable[[], Pipeline]",
     reading: "Reading",
 ) -> int:
@@ -76,33 +69,34 @@ def register(
     if (pair_list is None) == (not images) or (folder and not pair_list) or (sequence and pair_list):
         raise click.UsageError("give images, or --pairs FILE; --images goes with --pairs, --sequence without")
     from geomatch.registration.pair_list import read_pairs
+    from geomatch.registration.pictures import Output
     from geomatch.registration.register import register as run
     from geomatch.registration.register import register_pairs
     from geomatch.registration.stack import register_sequence
 
     make_out(out)
     given = [path for pattern in images for path in _matching(pattern)]
-    told: Any = {"pipeline": pipeline(), "reading": reading, "output": output}
+    told: Any = {"pipeline": pipeline(), "reading": reading, "output": Output(**output)}
     if pair_list is not None:
         done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
     elif sequence:
         done = register_sequence(given, out, **told)
     else:
         done = run(given[0], given[1:], out, **told)
-    return _told(done, out, output.pages)
+    return _told(done, out, output["pages"])
 
 
 def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
-    width = max(len(one.image) for one in done)
-    for one in done:
-        line = f"{one.image:{width}}  "
+    names = [click.format_filename(one.image) for one in done]
+    for name, one in zip(names, done, strict=True):
+        line = f"{name:{max(map(len, names))}}  "
         if one:
             worst = "" if one.corner_deviation is None else f", corners within {one.corner_deviation:.2g} px"
             score = "" if one.score is None else f", score {one.score:.2f}"
             line += f"{one.model}, {one.inliers} of {one.matches} matches{worst}{score}"
             line += "".join(f"; {remark}" for remark in one.remarks)
         else:
-            line += f"not registered: {one.reason}"
+            line += f"not registered: {click.format_filename(str(one.reason))}"
         click.echo(line)
     failed = sum(not one for one in done)
     click.echo(f"registered  {len(done) - failed} of {len(done)}")

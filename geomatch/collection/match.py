@@ -82,7 +82,7 @@ def match_collection(
         "max_pairs": pairs.max_pairs,
         "masks": record(extraction.masks),
     }
-    extraction.masks.check(folder.names)
+    extraction.masks.check(folder.names, folder.root)
     files = ImageFiles(folder.root.absolute(), extraction.masks)
     cache_key(matching)  # weights that are missing are an error now, not after the features
     parts_key = [cache_key(detector), cache_key(describer)]
@@ -162,16 +162,8 @@ def match_collection(
             failed_pairs |= failed
     told = {"failed": skipped | failed_pairs, "retries": work.retries}
     manifest.saved(store, **told, complete=True)
-    return CollectionResult(
-        result,
-        report,
-        skipped,
-        failed_pairs,
-        (computed_images, computed_pairs),
-        work.retries,
-        remade,
-        settings | {"pairs": dict(report.given)},
-    )
+    computed, settings = (computed_images, computed_pairs), settings | {"pairs": dict(report.given)}
+    return CollectionResult(result, report, skipped, failed_pairs, computed, work.retries, remade, settings)
 
 
 def dense_twin(describer: Describer) -> DenseDescriber:

@@ -27,20 +27,20 @@ class Masks:
         if self.folder is not None and not self.folder.is_dir():
             raise ImageError(f"{self.folder}: no such folder of masks")
 
-    def __bool__(self) -> bool:
-        return self.folder is not None or self.ignore_border > 0
-
-    def path(self, name: str) -> Path | None:
-        """The mask of an image by its path below its folder; None without one."""
+    def path(self, name: str, image: Path | None = None) -> Path | None:
+        """The mask of an image by its path below its folder; None without one. An image is not its own."""
         if self.folder is None:
             return None
-        own = self.folder / name
+        own = self.folder / name.lstrip("/")
         tried = (own.with_name(own.name + ".png"), own.with_suffix(".png"), own)
-        return next((path for path in tried if path.is_file()), None)
+        return next(
+            (path for path in tried if path.is_file() and not (image and image.resolve() == path.resolve())),
+            None,
+        )
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise ImageError when the folder has a mask for none of these images."""
-        if self.folder is not None and not any(map(self.path, names)):
+    def check(self, names: Sequence[str], folder: Path = Path()) -> None:
+        """Raise ImageError when there is a mask of none of these images, which lie in ``folder``."""
+        if self.folder is not None and not any(self.path(name, folder / name) for name in names):
             raise ImageError(
                 f"{self.folder}: no mask of any image there; that of {names[0]} would be {names[0]}.png"
             )

@@ -52,7 +52,7 @@ class Reading:
 
     def file(self, path: Path, name: str) -> ImageFile:
         """The file of an image, with the mask that belongs to its name."""
-        mask, border = self.masks.path(name), self.masks.ignore_border
+        mask, border = self.masks.path(name, path), self.masks.ignore_border
         return ImageFile(path, mask, border, self.apply_exif, self.conversion)
 
 

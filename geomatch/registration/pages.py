@@ -62,8 +62,9 @@ def write_previews(
         write_whole(path, code.tobytes())
 
 
-def write_index(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page; rows are registrations, whose ``preview`` says where their pictures lie."""
+def write_index(out: Path, rows: Sequence[Mapping[str, Any]], frame: str) -> None:
+    """Write the page; rows are registrations, of which the ``frame``, reference or image, was not warped."""
     page = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
     data = json.dumps(list(rows)).replace("<", "\\u003c")
+    page = page.replace('/*FRAME*/"reference"', json.dumps(frame))
     write_whole(out / PAGE, page.replace("/*ROWS*/[]", data))

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.describers import traits_of
+from geomatch.devices import find_device
 from geomatch.errors import GeomatchError, ImageError, first_line, reading
 from geomatch.files import digest_of, write_whole
 from geomatch.images import READING, Reading
@@ -23,8 +23,7 @@ from geomatch.large import are_large, relate_large
 from geomatch.pipeline import Described, Pipeline
 from geomatch.provenance import cache_key, versions
 from geomatch.relating import relate
-from geomatch.results import MatchResult
-from geomatch.tensors import FeatureTensors, upload_features
+from geomatch.tensors import upload_features
 from geomatch.types import Features
 
 _DIGITS = 3  # of coordinates and similarities
@@ -67,7 +66,8 @@ class DescribedImages:
         image = self.reading.file(self.folder / name, name).load()
         if name in self._features:
             features, describer, feature_map = self._features[name]
-            found = Described(image, _upload(features, describer), describer, feature_map)
+            device = find_device(traits_of(describer).device)  # where the describer leaves them
+            found = Described(image, upload_features(features, device), describer, feature_map)
         else:
             (found,) = self.pipeline.describe([image])
             self._features[name] = found.features.to_features(), found.describer, found.feature_map
@@ -77,13 +77,6 @@ class DescribedImages:
         return found
 
 
-def _upload(features: Features, describer: Any) -> FeatureTensors:
-    """Where the describer leaves them, so that matching runs there."""
-    from geomatch.devices import find_device
-
-    return upload_features(features, find_device(traits_of(describer).device))
-
-
 def match_list(
     pairs: Sequence[tuple[str, str]],
     folder: Path,
@@ -91,6 +84,7 @@ def match_list(
     reading: Reading = READING,
     file: Path | None = None,
     progress: bool = True,
+    more: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Match pairs of images, named by their paths below a folder, and give each as JSON holds it.
 
@@ -98,10 +92,10 @@ def match_list(
     ``points1`` (M, 2), ``inliers`` (M,) and ``similarity`` (M,): matched pixels, best first, of the images as
     they are, the centre of the first pixel (0, 0). A pair of which an image cannot be read has a ``reason``
     and nothing else. With a ``file`` the lines are written there as they come; those that are there already,
-    of the same files and settings, are not made again.
+    of the same files and settings, are not made again; others go in the end, unless ``more`` pairs will come.
     """
-    reading.masks.check([name for pair in pairs for name in pair])
-    told = [cache_key(pipeline), repr(reading), versions()]
+    reading.masks.check([name for pair in pairs for name in pair], folder)
+    told = [cache_key(pipeline), repr(reading), versions("pillow-heif", "tifffile")]
 
     @cache
     def checksum(name: str) -> str | None:
@@ -122,13 +116,14 @@ def match_list(
             line = {"image0": pair[0], "image1": pair[1], **_line(images, pair), "key": key}
             lines.add(line)
             yield line
-        lines.sort(keys)
+        if not more:
+            lines.sort(keys)
 
 
 def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
     try:
         files = [images.reading.file(images.folder / name, name) for name in pair]
-        if are_large(*files):
+        if are_large(images.pipeline, *files):
             result = relate_large(images.pipeline, files[0], files[1])
         else:
             result = relate(images.pipeline, images[pair[0]], images[pair[1]])
@@ -136,22 +131,10 @@ def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
         return {"reason": first_line(error)}
     found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}
     sizes = {"size0": list(result.features0.image_size), "size1": list(result.features1.image_size)}
-    return {**sizes, **found, **matched_arrays(result)}
-
-
-def matched_arrays(result: MatchResult) -> dict[str, Any]:
-    """The matches of a result as JSON holds them."""
-    arrays = (
-        ("points0", result.points0),
-        ("points1", result.points1),
-        ("similarity", result.matches.similarity),
-    )
+    arrays = {"points0": result.points0, "points1": result.points1, "similarity": result.matches.similarity}
+    rounded = {name: np.round(array.astype(np.float64), _DIGITS).tolist() for name, array in arrays.items()}
     inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
-    return {**{name: _rounded(array) for name, array in arrays}, "inliers": inliers.tolist()}
-
-
-def _rounded(array: NDArray[np.floating]) -> Any:
-    return np.round(array.astype(np.float64), _DIGITS).tolist()
+    return {**sizes, **found, **rounded, "inliers": inliers.tolist()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -190,6 +173,8 @@ def _lines_in(path: Path | None) -> Iterator[_Lines]:
     with tempfile.TemporaryFile() if path is None else path.open("r+b") as file:
         lines, end = _Lines(cast(BinaryIO, file)), 0
         for text in file:
+            if not text.endswith(b"\n"):
+                break
             try:
                 lines.places[str(json.loads(text)["key"])] = end, end + len(text)
             except (ValueError, TypeError, KeyError):

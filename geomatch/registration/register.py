@@ -7,18 +7,27 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, make_folder, write_whole
-from geomatch.images import IMAGE_SUFFIXES, READING, ImageFile, Reading
+from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
+from geomatch.registration.pages import FOLDER as PREVIEWS
 from geomatch.registration.pages import write_index
 from geomatch.registration.pair_list import match_list
-from geomatch.registration.pictures import OUTPUT, Output, Pair, Target, estimate_of, write_warped
+from geomatch.registration.pictures import (
+    OUTPUT,
+    PICTURES,
+    Output,
+    Pair,
+    Target,
+    estimate_of,
+    write_warped,
+)  # fmt: skip
 
 TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
 """Names of what is written."""
@@ -50,8 +59,6 @@ class Registration:
     remarks: tuple[str, ...] = ()
     file: str | None = None
     """The warped picture, below the folder of results."""
-    preview: str | None = None
-    """Where the pictures of the page lie below ``previews``, without their suffixes."""
     offset: tuple[int, int] = (0, 0)
     """Where the picture's first pixel lies in the frame onto which it is warped."""
     key: str = ""
@@ -89,7 +96,10 @@ def register(
     Raises ImageError when the reference cannot be read, OSError when results cannot be written, ValueError
     for options that make no sense.
     """
-    folder, (first, *others) = named_files([reference, *images], Path(out))
+    if Path(reference).is_dir():
+        raise GeomatchError(f"{reference} is a folder; give the file of the reference first")
+    images = [images] if isinstance(images, str | PathLike) else images
+    folder, (first, *others) = named_files([reference, *images], Path(out), reading.masks)
     if not others:
         raise GeomatchError("no images to register: give files, or a folder that has images")
     ImageFile(folder / first).pixels()  # raises
@@ -124,50 +134,71 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
         for line in lines:
             key = digest_of([line["key"], asdict(output), target.canvas])
             known = earlier.get(key)
-            if known is None or (known.file is not None and not (out / known.file).is_file()):
+            if known is None or known.file is None or not (out / known.file).is_file():
+                name = f"{PICTURES}/{target.names[line['image0'], line['image1']]}"
+                for own, one in list(earlier.items()):
+                    if (
+                        os.path.splitext(one.file or "")[0] == name
+                    ):  # its picture is replaced, or wrong by now
+                        del earlier[own]
+                        _write_tables(out, done, earlier)  # first, since the run may end in between
+                        (out / str(one.file)).unlink(missing_ok=True)
                 known = _registered(line, key, target)
             done.append(known)
             _write_tables(out, done, earlier)
     finally:
         if output.pages and done:
-            write_index(out, [asdict(one) for one in done])
+            write_index(out, [asdict(one) for one in done], "image" if output.inverse else "reference")
     _write_tables(out, done, {})
     return done
 
 
-def named_files(given: Sequence[str | PathLike[str]], out: Path) -> tuple[Path, list[str]]:
+def named_files(
+    given: Sequence[str | PathLike[str]], out: Path, masks: Masks = NO_MASKS
+) -> tuple[Path, list[str]]:
     """The folder that all files share, and their paths below it; folders give their images.
 
-    Hidden files, results of an earlier run in ``out`` and files named twice are left out.
+    Hidden files, masks, results of an earlier run in ``out`` and files named twice are left out.
     """
+    made = (out / PICTURES, out / PREVIEWS, masks.folder)
+    left_out = {Path(os.path.abspath(place)) for place in made if place}
     found: dict[Path, None] = {}
-    for place in map(Path, given):
+    for place in (Path(os.path.abspath(one)) for one in given):
         if not place.is_dir():
-            found[place.absolute()] = None
+            found[place] = None
             continue
-        below = sorted(path for path in place.absolute().rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        for path in below:
-            hidden = any(part.startswith(".") for part in path.relative_to(place.absolute()).parts)
-            if not hidden and out.absolute() not in path.parents:
+        for path in sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+            hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
+            if not hidden and left_out.isdisjoint(path.parents):
                 found[path] = None
     unique = {path.resolve(): path for path in reversed(found)}
     files = [path for path in found if unique[path.resolve()] is path]
-    parents = [path.parent for path in files]
-    folder = Path(os.path.commonpath(parents))
+    if not files:
+        raise GeomatchError(f"no images in {', '.join(map(str, given))}")
+    folder = Path(os.path.commonpath([path.parent for path in files]))
     return folder, [path.relative_to(folder).as_posix() for path in files]
 
 
 def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     """What the results of each pair are called: as its image, with the reference's name if there are several.
 
-    The suffix stays where two names would be one without it.
+    The suffix stays where two names would be one without it. All are UTF-8, lie below the folder of results
+    wherever the images do, and differ.
     """
-    several = len({first for first, _ in pairs}) > 1
-    joined = {pair: "--".join(name.replace("/", "-") for name in pair) for pair in pairs}
-    every = {pair: joined[pair] if several else pair[1] for pair in pairs}
-    short = {pair: str(Path(name).with_suffix("")) for pair, name in every.items()}
-    counts = Counter(short.values())
-    return {pair: name if counts[short[pair]] > 1 else short[pair] for pair, name in every.items()}
+    several, named = len({first for first, _ in pairs}) > 1, {}
+    for pair in pairs:
+        name = "--".join(name.replace("/", "-") for name in pair) if several else pair[1]
+        parts = name.encode(errors="replace").decode().split("/")
+        named[pair] = "/".join(part for part in parts if part not in ("", ".", ".."))
+    counts, taken = Counter(os.path.splitext(name)[0] for name in named.values()), set()
+    for pair, name in named.items():
+        short = os.path.splitext(name)[0]
+        name = name if counts[short] > 1 else short
+        while name in taken:
+            name += "+"
+        taken.add(name)
+        named[pair] = name
+    return named
 
 
 def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
@@ -183,14 +214,18 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     return Registration(
         *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
         found.smooth, matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
-        target.names[pair] if target.output.pages else None, offset, key,
+        offset, key,
     )  # fmt: skip
 
 
 def _earlier(path: Path) -> dict[str, Registration]:
     """What an earlier run did, by key."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return {row["key"]: Registration(**row) for row in json.loads(path.read_text())}
+        rows = [Registration(**row) for row in json.loads(path.read_text())]
+        return {
+            one.key: replace(one, remarks=tuple(one.remarks), offset=(one.offset[0], one.offset[1]))
+            for one in rows
+        }
     return {}
 
 
@@ -213,7 +248,7 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
              score, *one.offset, *matrix, _listed(one.parameters),
              _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
         )  # fmt: skip
-    write_whole(out / TABLE, table.getvalue())
+    write_whole(out / TABLE, table.getvalue().encode(errors="replace"))
 
 
 def _listed(values: dict[str, float] | None) -> str:

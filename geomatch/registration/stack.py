@@ -46,17 +46,20 @@ def register_sequence(
 
     Raises `MissingDependencyError` without the extra ``register``.
     """
-    folder, files = named_files(images, Path(out))
+    images = [images] if isinstance(images, str | PathLike) else images
+    folder, files = named_files(images, Path(out), reading.masks)
     names = natural_order(files)
     if len(names) < 2:
         raise GeomatchError("a sequence needs two images at least")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
+    if pipeline.smooth != "none":
+        raise ValueError("images of a sequence are placed by planes, without a smooth warp")
     make_folder(out)
     tried = pairs_of(len(names))
-    for again in (True, False):
+    for more in (True, False):
         pairs = [(names[i], names[j]) for i, j in tried]
-        lines = list(match_list(pairs, folder, pipeline, reading, out / MATCHES, progress))
+        lines = list(match_list(pairs, folder, pipeline, reading, out / MATCHES, progress, more))
         links = [
             _link(*pair, line)
             for pair, line in zip(tried, lines, strict=True)
@@ -65,11 +68,11 @@ def register_sequence(
         models = {line["model"] for line in lines if line["reason"] is None}
         richest: Any = next((model for model in PLANES if model in models), PLANES[0])
         found = adjust(len(names), links, richest)
-        sizes = _sizes(names, lines)
-        more = closures(found.matrices, sizes, tried)[: len(names)] if again else []
-        if not more:
-            break
-        tried += more
+        read = [line for line in lines if "size0" in line]
+        told = {line[f"image{side}"]: tuple(line[f"size{side}"]) for line in read for side in "01"}
+        sizes = [told.get(name, (1, 1)) for name in names]  # a pixel where an image cannot be read
+        if more:
+            tried += closures(found.matrices, sizes, tried)[: len(names)]
     placed = [
         (size, through(matrix, sizes[0]))
         for size, matrix in zip(sizes, found.matrices, strict=True)
@@ -85,16 +88,6 @@ def _link(i: int, j: int, line: dict[str, Any]) -> Link:
     agree = np.array(line["inliers"], np.bool_)
     points = [np.array(line[name]).reshape(-1, 2)[agree] for name in ("points0", "points1")]
     return Link(i, j, np.array(line["homography"]), *points)
-
-
-def _sizes(names: Sequence[str], lines: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-    """(width, height) of each image; of one that cannot be read a pixel."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for line in lines:
-        for side in "01":
-            if size := line.get(f"size{side}"):
-                sizes[line[f"image{side}"]] = size[0], size[1]
-    return [sizes.get(name, (1, 1)) for name in names]
 
 
 def _lines(

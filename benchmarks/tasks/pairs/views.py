@@ -28,7 +28,6 @@ Frame = str
 squeezed to that (width, height);
 ``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
 protocol)."""
-NEAREST = PILImage.Resampling.NEAREST
 KIND = "views"  # kind of the features in the store
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
@@ -69,8 +68,10 @@ class Views:
             keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                both = matcher.match_images(*(self._image(path, frame)[0] for path in paths))
-                return [both[place] for place in places]
+                images = [self._image(path, frame)[0] for path in paths]
+                both = matcher.match_images(*images)
+                seen = [one.within(own.keypoints) for one, own in zip(images, both, strict=True)]
+                return [both[place][seen[0] & seen[1]] for place in places]
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
@@ -113,7 +114,7 @@ class Views:
         if todo and isinstance(source, FeatureFiles):
             image, matrix = self._image(path, frame)
             whole = source.read(path, self._image(path, "original")[0].size)
-            self._views[path, frame, paper, 0] = _moved(whole, matrix, image.size)
+            self._views[path, frame, paper, 0] = _moved(whole, matrix, image)
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
@@ -145,12 +146,12 @@ def with_mask(path: Path) -> ImageFile:
     return ImageFile(path, mask if mask.is_file() else None)
 
 
-def _moved(features: Features, matrix: Matrix, size: tuple[int, int]) -> Features:
-    """Features of the original image in a frame, without those that lie outside."""
+def _moved(features: Features, matrix: Matrix, image: Image) -> Features:
+    """Features of the original image in a frame, without those that lie outside or are masked."""
     points = warp_points(matrix, features.keypoints).astype(np.float32)
-    inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
-    moved = Features(points, features.scores, size, descriptors=features.descriptors)
-    return moved[np.flatnonzero(inside)]
+    inside = ((points >= -0.5) & (points <= np.array(image.size) - 0.5)).all(axis=1)
+    moved = Features(points, features.scores, image.size, descriptors=features.descriptors)
+    return moved[inside & image.within(points)]
 
 
 def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
@@ -162,21 +163,23 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size
-    if not frame.startswith("crop"):
-        size = scaled_size(image.size, frame)
-        scale = np.diag([size[0] / width, size[1] / height, 1.0])
-        mask = None if image.mask is None else _resized(PILImage.fromarray(image.mask), size, NEAREST)
-        return Image(_resized(PILImage.fromarray(image.pixels), size), image.name, mask=mask), scale
-    target = tuple(map(int, frame.removeprefix("crop").split("x")))
-    factor = max(target[0] / width, target[1] / height)
-    size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
+    picture = PILImage.fromarray(image.pixels)
+    if frame.startswith("crop"):
+        target: Any = tuple(map(int, frame.removeprefix("crop").split("x")))
+        factor = max(target[0] / width, target[1] / height)
+        size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
+        scales, picture = (factor, factor), picture.convert("L").convert("RGB")
+    else:
+        target = size = scaled_size(image.size, frame)
+        scales = size[0] / width, size[1] / height
     left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
-    grey = PILImage.fromarray(image.pixels).convert("L").convert("RGB")
     part = slice(top, top + target[1]), slice(left, left + target[0])
-    pixels = _resized(grey, size)[part]
-    mask = None if image.mask is None else _resized(PILImage.fromarray(image.mask), size, NEAREST)[part]
-    matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
-    return Image(np.ascontiguousarray(pixels), image.name, mask=mask), matrix
+    pixels = np.ascontiguousarray(np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR))[part])
+    mask = image.mask
+    if mask is not None:
+        mask = np.asarray(PILImage.fromarray(mask).resize(size, PILImage.Resampling.NEAREST))[part]
+    matrix = np.array([[scales[0], 0.0, -left], [0.0, scales[1], -top], [0.0, 0.0, 1.0]])
+    return Image(pixels, image.name, mask=mask), matrix
 
 
 def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
@@ -186,11 +189,3 @@ def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
         return size if kind == "original" else (int(first), int(second))
     factor = int(first) / (min(size) if kind == "short" else max(size))
     return round(size[0] * factor), round(size[1] * factor)
-
-
-def _resized(
-    picture: PILImage.Image,
-    size: tuple[int, int],
-    how: PILImage.Resampling = PILImage.Resampling.BILINEAR,
-) -> NDArray[Any]:
-    return np.asarray(picture.resize(size, how))
