@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from geomatch.registration.pictures import (
 
 TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
 """Names of what is written."""
+_SHARE = 20  # times as long as it takes is waited until the tables are written again
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -130,23 +132,26 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
     out, output = target.out, target.output
     earlier = _earlier(out / RECORD)
     done: list[Registration] = []
+    due = 0.0
     try:
         for line in lines:
             key = digest_of([line["key"], asdict(output), target.canvas])
             known = earlier.get(key)
             if known is None or known.file is None or not (out / known.file).is_file():
                 name = f"{PICTURES}/{target.names[line['image0'], line['image1']]}"
-                for own, one in list(earlier.items()):
-                    if (
-                        os.path.splitext(one.file or "")[0] == name
-                    ):  # its picture is replaced, or wrong by now
+                for own, one in list(earlier.items()):  # a picture that is replaced, or wrong by now
+                    if os.path.splitext(one.file or "")[0] == name:
                         del earlier[own]
                         _write_tables(out, done, earlier)  # first, since the run may end in between
                         (out / str(one.file)).unlink(missing_ok=True)
                 known = _registered(line, key, target)
             done.append(known)
-            _write_tables(out, done, earlier)
+            if (begun := time.monotonic()) >= due:  # tables of thousands of images take their time
+                _write_tables(out, done, earlier)
+                due = begun + _SHARE * (time.monotonic() - begun)
     finally:
+        if done:
+            _write_tables(out, done, earlier)
         if output.pages and done:
             write_index(out, [asdict(one) for one in done], "image" if output.inverse else "reference")
     _write_tables(out, done, {})
