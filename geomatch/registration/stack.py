@@ -1,6 +1,7 @@
 """Sequences: each image registered to others before it, and all onto the first without drift."""
 
 from collections.abc import Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from geomatch.registration.sequence import Adjustment, Link, adjust, closures, p
 from geomatch.transforms import PLANES
 
 _LEAST_SCORE = 0.5  # of a pair that links two images
+_ROUNDS = 3  # neighbours, then jumps across gaps and among images that overlap, then among those found so
+_REACH = 5  # images back from one that its neighbours do not place
+_LONG = ("points0", "points1", "similarity", "inliers", "covariance")  # what links have, or nobody needs
 
 
 def register_sequence(
@@ -39,9 +43,8 @@ def register_sequence(
 ) -> list[Registration]:
     """Warp a stack, a time lapse or the parts of a mosaic onto their first image.
 
-    Images, in natural order of their names, are matched with the one before, with some farther back, with the
-    first, and with those on which they lie; one adjustment of all (`geomatch.registration.sequence.adjust`)
-    keeps errors from adding up. Arguments, files and errors are those of `geomatch.register`; a union canvas
+    Images, in natural order of their names, are matched with the one before, then with others on which they
+    lie; one adjustment of all (`geomatch.registration.sequence.adjust`) keeps errors from adding up. Arguments, files and errors are those of `geomatch.register`; a union canvas
     has room for all images. Matches, inliers and score of an image are those of its best link.
 
     Raises `MissingDependencyError` without the extra ``register``.
@@ -56,32 +59,51 @@ def register_sequence(
     if pipeline.smooth != "none":
         raise ValueError("images of a sequence are placed by planes, without a smooth warp")
     make_folder(out)
-    tried = pairs_of(len(names))
-    for more in (True, False):
-        pairs = [(names[i], names[j]) for i, j in tried]
-        lines = list(match_list(pairs, folder, pipeline, reading, out / MATCHES, progress, more))
-        links = [
-            _link(*pair, line)
-            for pair, line in zip(tried, lines, strict=True)
-            if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE)
-        ]
+    count, told = len(names), (pipeline, reading, out / MATCHES, progress, True)
+    tried, sizes = [(i, i + 1) for i in range(count - 1)], {0: (1, 1)}  # a pixel where none can be read
+    links, lines = list[Link](), list[dict[str, Any]]()
+    for _ in range(_ROUNDS):
+        known, pairs = len(lines), [(names[i], names[j]) for i, j in tried]
+        for pair, line in zip(
+            tried[known:], islice(match_list(pairs, folder, *told), known, None), strict=True
+        ):
+            if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE):
+                links.append(_link(*pair, line))
+            sizes |= {own: tuple(line[f"size{side}"]) for side, own in enumerate(pair) if "size0" in line}
+            lines.append({name: value for name, value in line.items() if name not in _LONG})
         models = {line["model"] for line in lines if line["reason"] is None}
         richest: Any = next((model for model in PLANES if model in models), PLANES[0])
-        found = adjust(len(names), links, richest)
-        read = [line for line in lines if "size0" in line]
-        told = {line[f"image{side}"]: tuple(line[f"size{side}"]) for line in read for side in "01"}
-        sizes = [told.get(name, (1, 1)) for name in names]  # a pixel where an image cannot be read
-        if more:
-            tried += closures(found.matrices, sizes, tried)[: len(names)]
+        found = adjust(count, links, richest)
+        tried += _further(found, [sizes.get(i, (1, 1)) for i in range(count)], tried)
+        if len(tried) == len(lines):
+            break
+    for _ in match_list(pairs, folder, *told[:-2], False):  # the file has these alone
+        pass
     placed = [
-        (size, through(matrix, sizes[0]))
-        for size, matrix in zip(sizes, found.matrices, strict=True)
-        if matrix is not None
+        (sizes[i], through(matrix, sizes[0])) for i, matrix in enumerate(found.matrices) if matrix is not None
     ]
     canvas = None if output.inverse else canvas_of(sizes[0], placed, output.canvas)
     called = names_of([(names[0], name) for name in names])
     target = Target(folder, out, called, reading, output, canvas)
     return write_registrations(_lines(names, richest, found, lines), target)
+
+
+def _further(
+    found: Adjustment, sizes: Sequence[tuple[int, int]], tried: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Links to try next: jumps among images that overlap, about those that have no place, and across.
+
+    Images that do not overlap are not tried: that takes longest.
+    """
+    near, known = dict.fromkeys(closures(found.matrices, sizes, tried)), set(tried)
+    lost = {i for i, matrix in enumerate(found.matrices) if matrix is None}
+    jumps = [
+        (i, j)
+        for i, j in pairs_of(len(sizes))
+        if (i, j) not in known and ((i, j) in near or (j - i <= _REACH and lost & {i, j}))
+    ]
+    others = near.keys() - jumps
+    return jumps + [pair for pair in near if pair in others][: len(sizes)]
 
 
 def _link(i: int, j: int, line: dict[str, Any]) -> Link:
