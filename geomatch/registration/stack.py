@@ -44,8 +44,9 @@ def register_sequence(
     """Warp a stack, a time lapse or the parts of a mosaic onto their first image.
 
     Images, in natural order of their names, are matched with the one before, then with others on which they
-    lie; one adjustment of all (`geomatch.registration.sequence.adjust`) keeps errors from adding up. Arguments, files and errors are those of `geomatch.register`; a union canvas
-    has room for all images. Matches, inliers and score of an image are those of its best link.
+    lie; one adjustment of all (`geomatch.registration.sequence.adjust`) keeps errors from adding up.
+    Arguments, files and errors are those of `geomatch.register`; a union canvas has room for all images.
+    Matches, inliers and score of an image are those of its best link.
 
     Raises `MissingDependencyError` without the extra ``register``.
     """
