@@ -376,12 +376,15 @@ def prepare() -> None:
     cv2.setNumThreads(1)
     import colorsys
     import http.cookies
+    import xml.etree.ElementTree
 
     import diffusers.models.unets.unet_2d
     import h5py
     import jinja2
     import matplotlib.pyplot
     import pycolmap
+    import rasterio
+    import scipy.optimize
     import transformers
 
     from geomatch.benchmarks.harness.task import FOLDERS as TASKS
@@ -389,7 +392,7 @@ def prepare() -> None:
 
     for name in TASKS:
         find_task(name)
-    del colorsys, diffusers, h5py, http, jinja2, matplotlib, pycolmap, transformers
+    del colorsys, diffusers, h5py, http, jinja2, matplotlib, pycolmap, rasterio, scipy, transformers, xml
 
 
 def study() -> None:
