@@ -1,10 +1,9 @@
-"""Whole images onto a reference: lists, folders, sequences, large files, masks."""
+"""Whole images onto a reference: lists, folders, sequences, maps, the command."""
 
 import csv
 import json
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,30 +19,21 @@ from geomatch import (
     HomographyEstimate,
     Pipeline,
     corner_error,
-    large,
     load_image,
     register,
     relate,
     warp_points,
 )
-from geomatch.benchmarks.harness.task import Entry
-from geomatch.benchmarks.methods.functions import FunctionMatcher
-from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.strings import create_method
-from geomatch.benchmarks.tasks.pairs.views import Views
 from geomatch.cli import main
-from geomatch.errors import GeomatchError, ImageError
-from geomatch.images import Image, ImageFile, Masks, Reading, reduce_image
-from geomatch.pairs import match_pair
+from geomatch.errors import GeomatchError
+from geomatch.images import Image, Masks, Reading, reduce_image
 from geomatch.registration import pair_list as lists
 from geomatch.registration import register as writing
 from geomatch.registration.pair_list import match_list, read_pairs
 from geomatch.registration.pictures import Output, sends
 from geomatch.registration.register import named_files, names_of, register_pairs
 from geomatch.registration.stack import register_sequence
-from geomatch.store import Store
 from geomatch.synthetic import render_view
-from geomatch.tensors import detect_features
 
 Matrix = NDArray[np.float64]
 SIZE = 320, 240
@@ -70,82 +60,6 @@ def write(path: Path, pixels: NDArray[np.generic]) -> Path:
 def off(found: geomatch.Registration, truth: Matrix) -> float:
     assert found.matrix is not None
     return corner_error(found.matrix, truth, SIZE)
-
-
-# --- masks
-
-
-def test_masked_keypoints_are_gone_and_others_take_their_place(photo0: Image) -> None:
-    mask = np.zeros(photo0.pixels.shape[:2], np.uint8)
-    mask[:, : mask.shape[1] // 2] = 255
-    masked = load_image(photo0.pixels, mask=mask, ignore_border=20)
-    detector = geomatch.keypoints.create_detector("sift", 200)
-    found = detect_features(detector, masked).to_features()
-    x, y = found.keypoints.T
-    assert x.max() < mask.shape[1] / 2
-    assert min(x.min(), y.min()) >= 19.5
-    assert 150 < len(found) <= 200  # nearly as many as asked for, from the half that is left
-    plain = detect_features(detector, photo0).to_features()
-    assert (plain.keypoints[:, 0] > mask.shape[1] / 2).any()
-
-
-def test_a_mask_leaves_the_answer_to_what_it_allows(photo0: Image, pipeline: Pipeline) -> None:
-    """Two motions in one picture: each is found where the other is masked."""
-    half = photo0.size[0] // 2
-    moved = photo0.pixels.copy()
-    moved[:, :half] = np.roll(photo0.pixels, 9, axis=0)[:, :half]
-    moved[:, half:] = np.roll(photo0.pixels, -5, axis=0)[:, half:]
-    mask = np.zeros(moved.shape[:2], bool)
-    mask[:, : half - 20] = True
-    still = replace(pipeline, model="translation")
-    for allowed, shift in ((mask, 9.0), (~mask, -5.0)):
-        result = match_pair(still, load_image(photo0.pixels, mask=allowed), load_image(moved))
-        assert isinstance(result.geometry, geomatch.HomographyEstimate)
-        assert result.geometry.matrix[1, 2] == pytest.approx(shift, abs=0.05)
-
-
-def test_masks_are_turned_with_the_pixels_that_they_are_of(tmp_path: Path, small: NDArray[np.uint8]) -> None:
-    exif = PILImage.Exif()
-    exif[0x0112] = 6
-    PILImage.fromarray(np.ascontiguousarray(np.rot90(small))).save(tmp_path / "a.png", exif=exif)
-    mask = np.zeros((SIZE[0], SIZE[1]), np.uint8)  # of the file's pixels, which lie on their side
-    mask[:50] = 255
-    write(tmp_path / "stored.png", np.repeat(mask[..., None], 3, axis=2))
-    upright = load_image(tmp_path / "a.png", mask=tmp_path / "stored.png")
-    assert upright.size == SIZE
-    assert upright.mask is not None
-    assert upright.mask[:, -50:].all()
-    assert not upright.mask[:, :-50].any()
-    same = load_image(tmp_path / "a.png", mask=np.ascontiguousarray(upright.mask))  # of the upright picture
-    np.testing.assert_array_equal(same.mask, upright.mask)
-    with pytest.raises(ImageError, match="the mask has 9x9 pixels"):
-        load_image(tmp_path / "a.png", mask=np.ones((9, 9), bool))
-
-
-def test_names_of_masks(tmp_path: Path) -> None:
-    for name in ("a/b.jpg.png", "c.png", "d.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    masks = Masks(tmp_path)
-    found = [masks.path(name) for name in ("a/b.jpg", "c.jpg", "d.jpg", "e.jpg")]
-    assert found == [tmp_path / "a/b.jpg.png", tmp_path / "c.png", tmp_path / "d.jpg", None]
-    masks.check(["e.jpg", "c.jpg"])
-    with pytest.raises(ImageError, match=r"that of e\.jpg would be e\.jpg\.png"):
-        masks.check(["e.jpg"])
-    with pytest.raises(ImageError, match="no such folder of masks"):
-        Masks(tmp_path / "no")
-    with pytest.raises(ValueError, match="ignore_border"):
-        Masks(ignore_border=-1)
-
-
-def test_an_image_is_not_its_own_mask(tmp_path: Path) -> None:
-    for name in ("a.png", "b.jpg"):
-        (tmp_path / name).touch()
-    reading = Reading(masks=Masks(tmp_path))
-    for folder, name in ((tmp_path, "a.png"), (tmp_path, "b.jpg"), (Path(), str(tmp_path / "b.jpg"))):
-        assert reading.file(folder / name, name).mask is None
-    with pytest.raises(ImageError, match="no mask of any image"):
-        reading.masks.check(["b.jpg"], tmp_path)
 
 
 # --- lists
@@ -518,87 +432,6 @@ def test_a_sequence_lies_on_its_first_image(
         register_sequence(folder, tmp_path / "out", pipeline=Pipeline(smooth="tps"))
 
 
-# --- large images
-
-
-@pytest.fixture
-def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("LARGE", 100_000), ("SIDE", 240), ("TILE", 160)):
-        monkeypatch.setattr(f"geomatch.large.{name}", value)
-
-
-@pytest.mark.usefixtures("tiled")
-def test_large_images_are_matched_in_tiles(photo0: Image, tmp_path: Path) -> None:
-    truth = np.array([[0.98, -0.06, 20.0], [0.05, 1.01, -9.0], [2e-5, 1e-5, 1.0]])
-    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
-    for path, pixels in zip(
-        paths, (photo0.pixels, render_view(photo0.pixels, truth, photo0.size)), strict=True
-    ):
-        tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb")
-    result = geomatch.match(*paths, **FAST)  # type: ignore[arg-type]
-    assert isinstance(result.geometry, geomatch.HomographyEstimate)
-    assert corner_error(result.geometry.matrix, truth, photo0.size) < 0.2
-    assert result.features0.image_size == photo0.size
-    assert max(result.image0.size) == 240
-    places = warp_points(truth, result.points0)
-    assert np.median(np.linalg.norm(places - result.points1, axis=1)) < 1
-    assert "tiles" in result.seconds
-    assert result.to_dict()["settings"]["image0"]["size"] == list(photo0.size)
-    masked = ImageFile(paths[0], ignore_border=150)
-    inner = match_pair(Pipeline(**FAST), masked, ImageFile(paths[1]))  # type: ignore[arg-type]
-    low, high = inner.points0.min(0), inner.points0.max(0)
-    assert (low >= 149.5).all()
-    assert (high <= np.array(photo0.size) - 150.5).all()
-    files = [ImageFile(path) for path in paths]
-    assert [large.are_large(Pipeline(model=model), *files) for model in ("auto", "fundamental")] == [
-        True,
-        False,
-    ]
-
-
-@pytest.mark.usefixtures("tiled")
-def test_masks_of_large_images_are_turned_with_them(photo0: Image, tmp_path: Path) -> None:
-    stored = np.ascontiguousarray(np.rot90(photo0.pixels))  # whose columns are the rows of the picture
-    tifffile.imwrite(
-        tmp_path / "a.tif", stored, tile=(64, 64), photometric="rgb", extratags=[(274, 3, 1, 6, True)]
-    )
-    mask = np.zeros(stored.shape[:2], np.uint8)
-    mask[:320] = 255  # the right half of the picture
-    PILImage.fromarray(mask).save(tmp_path / "mask.png")
-    file = ImageFile(tmp_path / "a.tif", tmp_path / "mask.png")
-    left = photo0.size[0] - 320
-    with ExitStack() as stack:
-        source = large._opened(stack, file)
-        images = source.overview(), source.window(left - 50, 100, 100, 60)
-    for image, first in zip(images, (left * 240 // photo0.size[0], 50), strict=True):
-        assert image.mask is not None
-        assert image.mask[:, first:].all()
-        assert not image.mask[:, : first - 1].any()
-
-
-@pytest.mark.usefixtures("tiled")
-def test_large_images_that_have_nothing_in_common(photo0: Image, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, photo0.pixels.shape, np.uint8)
-    result = geomatch.match(
-        write(tmp_path / "a.png", photo0.pixels), write(tmp_path / "b.png", noise), **FAST
-    )  # type: ignore[arg-type]
-    assert not result.geometry
-    assert result.geometry.reason
-
-
-@pytest.mark.parametrize(("zoom", "some"), [(50.0, True), (1.0, True), (0.02, False)])
-def test_tiles_of_a_large_image_and_one_of_any_size(zoom: float, some: bool) -> None:
-    small, big = (120, 100), (6000, 5000)
-    size0 = small if zoom > 1 else big
-    size1 = big if zoom > 1 else (int(6000 * zoom), int(5000 * zoom))
-    boxes = large._boxes(np.diag([zoom, zoom, 1.0]), size0, size1, 30.0)
-    assert bool(boxes) == some
-    assert len(boxes) <= large.MOST_TILES
-    for left, top, width, height in (box for box, _ in boxes):
-        assert min(left, top) >= 0
-        assert (left + width, top + height) <= size0
-
-
 # --- maps, databases, benchmarks
 
 
@@ -663,28 +496,6 @@ def test_scores_of_a_database(listed: Path, run: Callable[..., tuple[int, str, s
     assert [row["image1"] for row in rows if float(row["score"]) > 0.9] == ["b b.png"]
     assert int(rows[0]["matches"]) >= int(rows[0]["plane_inliers"]) > 50
     assert rows[0]["configuration"] == "planar or panoramic"
-
-
-@pytest.mark.parametrize("frame", ["original", "short200", "crop200x150"])
-def test_masks_of_a_sequence_are_used(tmp_path: Path, small: NDArray[np.uint8], frame: str) -> None:
-    """``masks/1.png.png`` beside ``1.png`` leaves out its left half, in every frame and in what is cached."""
-    paths = write(tmp_path / "v_x/1.png", small), write(tmp_path / "v_x/2.png", small)
-    method = create_method("sift", 200)
-    entries, store = [Entry(method, method.key())], Store.at(tmp_path / "store")
-    (plain,) = Views(entries, store).pairs(paths, frame, False, [0])
-    left = np.zeros_like(small)
-    left[:, 160:] = 255
-    write(tmp_path / "v_x/masks/1.png.png", left)
-    (masked,) = Views(entries, store).pairs(paths, frame, False, [0])
-    x, _ = warp_points(np.linalg.inv(masked.matrix0), masked.features0.keypoints).T
-    assert x.min() >= 158
-    assert len(masked.features0) > 50
-    assert masked.features1 == plain.features1
-    assert plain.features0.keypoints[:, 0].min() < 60
-    matcher = FunctionMatcher(lambda image0, image1: (np.full((2, 2), [[50], [200]]),) * 2)
-    given = Method("own", pair_matcher=matcher)
-    (masked,) = Views([Entry(given, given.key())], None).pairs(paths, "original", False, [0])
-    assert masked.features0.keypoints.tolist() == [[200, 200]]
 
 
 # --- the command
