@@ -55,7 +55,7 @@ class _Source:
         image = self.raster.overview(SIDE, self.file.conversion)
         allowed = None if self.mask is None else np.asarray(self.mask.overview(SIDE).pixels.any(axis=2))
         border = round(self.file.ignore_border * max(image.size) / max(self.raster.size))
-        return self._masked(image, allowed, border)
+        return add_mask(image, allowed, str(self.file.mask), border)
 
     def window(self, left: int, top: int, width: int, height: int) -> Image:
         box = left, top, width, height
@@ -66,12 +66,7 @@ class _Source:
             right, bottom = (side - 1 for side in self.raster.size)
             own = np.minimum(np.minimum(x, right - x), np.minimum(y, bottom - y)) >= self.file.ignore_border
             allowed = own if allowed is None else allowed & own
-        return self._masked(image, allowed, 0)
-
-    def _masked(self, image: Image, allowed: NDArray[np.bool_] | None, border: int) -> Image:
-        if allowed is None and not border:
-            return image
-        return add_mask(image, allowed, str(self.file.mask), border)
+        return add_mask(image, allowed, str(self.file.mask), 0)
 
 
 def are_large(pipeline: Pipeline, *files: ImageFile) -> bool:
@@ -82,9 +77,7 @@ def are_large(pipeline: Pipeline, *files: ImageFile) -> bool:
     return pipeline.model in PLANE_MODELS and any(file.pixels() > LARGE for file in files)
 
 
-def relate_large(
-    pipeline: Pipeline, file0: ImageFile, file1: ImageFile, seconds: dict[str, float] | None = None
-) -> MatchResult:
+def relate_large(pipeline: Pipeline, file0: ImageFile, file1: ImageFile) -> MatchResult:
     """Match two files of any size by a plane model; the result's images are reduced, its coordinates are not.
 
     What does not fit the reduced images' answer is not found, so a scene with depth must have little of it.
@@ -92,7 +85,7 @@ def relate_large(
 
     Raises ImageError when an image cannot be read.
     """
-    seconds = {} if seconds is None else seconds
+    seconds: dict[str, float] = {}
     with ExitStack() as stack:
         sources = [_opened(stack, file) for file in (file0, file1)]
         with timed(seconds, "read"):
@@ -110,12 +103,8 @@ def relate_large(
         with timed(seconds, "tiles"):
             tiles = _matched_tiles(pipeline, sources, matrix, margin)
             if not tiles:
-                return replace(
-                    whole,
-                    geometry=EstimationFailure(
-                        "the images overlap too little, or their scales differ too much"
-                    ),
-                )
+                reason = "the images overlap too little, or their scales differ too much"
+                return replace(whole, geometry=EstimationFailure(reason))
             features0, features1, matches = _joined(tiles)
         estimator, threshold = pipeline.parts.estimator, pipeline.threshold
         i, j = matches.indices.T

@@ -72,8 +72,7 @@ def match(
         else load_image(image, apply_exif=apply_exif, conversion=conversion)
         for image in (image0, image1)
     ]
-    result = match_pair(pipeline, sources[0], sources[1])
-    return _read_so(result, apply_exif, conversion)
+    return _read_so(match_pair(pipeline, sources[0], sources[1]), apply_exif, conversion)
 
 
 def match_pair(pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image) -> MatchResult:

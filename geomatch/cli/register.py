@@ -101,5 +101,6 @@ def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
     failed = sum(not one for one in done)
     click.echo(f"registered  {len(done) - failed} of {len(done)}")
     for name in ("registrations.csv", "warped", *(["index.html"] if pages else [])):
-        click.echo(f"wrote       {click.format_filename(out / name)}")
+        if (out / name).exists():
+            click.echo(f"wrote       {click.format_filename(out / name)}")
     return NOT_FOUND if failed else FOUND

@@ -124,12 +124,17 @@ def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
                 yield name, names[other]
 
 
+def parts_of(line: str) -> list[str]:
+    """The names on a line of a list, separated by spaces, or by tabs when names have spaces."""
+    return [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+
+
 def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
     with reading(path, "list of pairs"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     unknown = 0
     for number, line in enumerate(lines, 1):
-        pair = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+        pair = parts_of(line)
         if len(pair) == 3:
             with suppress(ValueError):
                 float(pair[2])  # a score

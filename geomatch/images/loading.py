@@ -74,8 +74,6 @@ def load_image(
 
 
 def _with_mask(image: Image, mask: ImageLike | None, ignore_border: int, turn: int) -> Image:
-    if mask is None and not ignore_border:
-        return image
     if mask is None:
         return add_mask(image, None, "", ignore_border)
     if isinstance(mask, np.ndarray):

@@ -51,6 +51,8 @@ NO_MASKS = Masks()
 
 def add_mask(image: Image, mask: NDArray[np.bool_] | None, name: str, ignore_border: int) -> Image:
     """The image with a mask (H, W) and a border that are left out, beside what its own mask leaves out."""
+    if mask is None and not ignore_border:
+        return image
     allowed = np.ones(image.pixels.shape[:2], np.bool_) if image.mask is None else image.mask.copy()
     if mask is not None:
         if mask.shape != allowed.shape:

@@ -17,7 +17,6 @@ SIDE = 1000
 """Long side of the pictures in pixels."""
 _SQUARES = 8  # of a checkerboard, along its long side
 PAGE, FOLDER = "index.html", "previews"
-Pictures = dict[str, str]
 
 
 def write_previews(

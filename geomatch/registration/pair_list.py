@@ -14,11 +14,12 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from tqdm import tqdm
 
+from geomatch.collection.pairs import parts_of
 from geomatch.describers import traits_of
 from geomatch.devices import find_device
 from geomatch.errors import GeomatchError, ImageError, first_line, reading
 from geomatch.files import digest_of, write_whole
-from geomatch.images import READING, Reading
+from geomatch.images import READING, Image, Reading
 from geomatch.large import are_large, relate_large
 from geomatch.pipeline import Described, Pipeline
 from geomatch.provenance import cache_key, versions
@@ -27,6 +28,7 @@ from geomatch.tensors import upload_features
 from geomatch.types import Features
 
 _DIGITS = 3  # of coordinates and similarities
+_HELD = 2  # images in memory: a reference, and what is compared with it
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -41,7 +43,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        names = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+        names = parts_of(line)
         if len(names) < 2:
             raise GeomatchError(f"{path}: line {number} is {line.strip()!r}; give two names of images")
         pairs.append((names[0], names[1]))
@@ -52,7 +54,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DescribedImages:
-    """Images that are described when they are first asked for; their pixels are read again each time."""
+    """Images that are described when they are first asked for; of the last two the pixels are kept."""
 
     folder: Path
     pipeline: Pipeline
@@ -60,10 +62,14 @@ class DescribedImages:
     uses: Counter[str] = field(default_factory=Counter)
     """How often each image is still wanted; its features are forgotten after the last time."""
     _features: dict[str, tuple[Features, Any, Any]] = field(default_factory=dict)
+    _images: dict[str, Image] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Described:
         """The image with its features; ImageError when it cannot be read."""
-        image = self.reading.file(self.folder / name, name).load()
+        image = self._images.pop(name, None) or self.reading.file(self.folder / name, name).load()
+        self._images[name] = image
+        if len(self._images) > _HELD:
+            del self._images[next(iter(self._images))]
         if name in self._features:
             features, describer, feature_map = self._features[name]
             device = find_device(traits_of(describer).device)  # where the describer leaves them
