@@ -7,9 +7,9 @@ import math
 import os
 import platform
 import re
+import secrets
 import shutil
 import struct
-import tempfile
 import time
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -32,13 +32,14 @@ MAX_UNPACKED = 2**30
 """Most bytes that a smaller archive may unpack to; the features of an image are some millions."""
 
 
-def temporary_prefix(folder: Path) -> str:
-    """Beginning of the names of this process's temporary files in a folder.
+def _beside(path: Path) -> Path:
+    """Name of a temporary file of this process beside a path.
 
     What killed processes left there is removed: of this machine at once, of others when it is a week old.
     """
-    _sweep(folder.absolute())
-    return f"{_PREFIX}{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-"
+    _sweep(path.parent.absolute())
+    owner = f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}"
+    return path.parent / f"{_PREFIX}{owner}-{secrets.token_hex(4)}{path.suffix}"
 
 
 @cache  # once per process and folder
@@ -84,18 +85,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not target.is_file():
         raise OSError(f"{target} is a folder, pipe or device; give the name of a file")
-    handle, name = tempfile.mkstemp(target.suffix, temporary_prefix(target.parent), target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    temporary = _beside(target)
+    try:  # a signal may come as soon as there is a file
+        temporary.touch(exist_ok=False)
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner can read
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder beside a path, removed after the block with what is left in it."""
+    folder = _beside(target)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -114,8 +122,8 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give another name, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=temporary_prefix(target.parent)) as name:
-        temporary = Path(name) / "new"
+    with folder_beside(target) as folder:
+        temporary = folder / "new"
         temporary.mkdir()
         yield temporary
         if target.exists():

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 from geomatch.collection import ImageFolder, PairReport, PairSelection, find_images, select_pairs
 from geomatch.collection.folder import position
-from geomatch.collection.pairs import LOOP_GAP, best_partners
+from geomatch.collection.pairs import best_partners
 from geomatch.errors import GeomatchError
 from geomatch.files import natural_order
 
@@ -34,27 +34,21 @@ def test_pairs_by_every_rule() -> None:
     angles = np.arange(12) / 12  # on an arc, products fall with the distance in the list
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
-    def nearest(count: int, order: Any) -> Any:
+    def nearest(count: int) -> Any:
         def score(part: slice, others: slice) -> Any:
-            scores = rows[part] @ rows[others].T
-            if order is not None:
-                scores[np.abs(order[part, None] - order[None, others]) <= LOOP_GAP] = -np.inf
-            return scores
+            return rows[part] @ rows[others].T
 
         return best_partners(score, slice(0, 12), 12, count, 5)
 
     near = chosen(folder, "retrieval:2", nearest=nearest)
     assert all(abs(folder.names.index(a) - folder.names.index(b)) <= 2 for a, b in near.pairs)
-    loop = chosen(folder, "sequential:1", "loop:1", nearest=nearest)
-    assert loop.given == {"sequential:1": 11, "loop:1": 1}  # only the first and the last are 11 apart
-    assert loop.pairs[-1] == ("img1.png", "img12.png")
     bounded = chosen(folder, "exhaustive", limit=3)
     load = np.bincount([folder.names.index(name) for pair in bounded.pairs for name in pair])
     assert load.max() == 3
     assert "no image may be in more than 3" in bounded.text()
     large = folder_of(*(f"{k}.png" for k in range(61)))
     some = np.zeros((61, 20), np.int64)
-    assert list(chosen(large, nearest=lambda count, order: some).given) == ["retrieval"]
+    assert list(chosen(large, nearest=lambda count: some).given) == ["retrieval"]
     for rule in ("all", "sequential:x", "sequential:0", "exhaustive:3", "file:", "gps:-1"):
         with pytest.raises(ValueError, match="is no rule for pairs"):
             PairSelection([rule])

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 
+import geomatch.files
+from geomatch.cli import main
 from geomatch.errors import FeaturesError, GeomatchError, reading
-from geomatch.files import replacing, temporary_prefix
+from geomatch.files import new_folder, replacing
 from geomatch.images import Image
 
 
@@ -69,7 +73,7 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_no_living_ones_fi
         os.utime(tmp_path / ".geomatch-01234567-1-1-old.txt", (0, 0))
         (tmp_path / ".geomatch-notes").write_text("not ours")
         with replacing(tmp_path / "d.txt") as file:
-            assert file.name.startswith(temporary_prefix(tmp_path))
+            assert file.name.startswith(f".geomatch-{own}-{os.getpid()}-")
         left = sorted(os.listdir(tmp_path))
         kept = [".geomatch-01234567-1-1-new.txt", ".geomatch-notes", "d.txt"]
         assert [name for name in left if f"-{living.pid}-" not in name] == kept
@@ -78,6 +82,61 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_no_living_ones_fi
         living.kill()
         living.communicate()
         dead.communicate()
+
+
+@pytest.mark.parametrize("function", [replacing, new_folder])
+def test_an_interruption_anywhere_leaves_no_temporary_file(function: Any, tmp_path: Path) -> None:
+    """An exception before each line of the function in turn, as a signal raises it.
+
+    Of one that comes while what is done is tidied up, the next process removes the empty folder.
+    """
+    with function(tmp_path / "warm up"):
+        pass
+    (tmp_path / "none").mkdir()
+    for line in count(1):
+        countdown = iter(range(line))
+
+        def trace(frame: Any, event: str, argument: object, countdown: Any = countdown) -> Any:
+            ours = frame.f_code.co_filename == geomatch.files.__file__
+            if ours and event == "line" and next(countdown, None) == line - 1:  # noqa: B023
+                raise SystemExit
+            return trace if ours else None
+
+        sys.settrace(trace)
+        try:
+            with function(tmp_path / "none" / f"{line}.txt"):
+                pass
+            sys.settrace(None)
+            break
+        except SystemExit:
+            sys.settrace(None)
+            left = os.listdir(tmp_path / "none")
+            assert f"{line}.txt" in left or not any(name.startswith(".") for name in left)
+    assert line > 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [None, ValueError("trying to pop from empty mode stack")])
+def test_what_a_library_makes_of_a_signal_does_not_matter(
+    number: signal.Signals, after: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Torch was seen to turn the exception into another error, and Python swallows it in destructors."""
+
+    def swallow(**_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException:
+            if after is not None:
+                raise after from None
+
+    monkeypatch.setattr("geomatch.cli.app.main", swallow)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        assert main([]) == 128 + number
+    finally:
+        signal.signal(number, before)
+    assert capsys.readouterr().err == ("geomatch: interrupted\n" if number == signal.SIGINT else "")
 
 
 def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:

@@ -54,39 +54,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
     for library in ("tifffile", "diffusers.configuration_utils", "diffusers.pipelines"):  # likewise
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    received = _end_cleanly()
     try:
-        _end_cleanly()
         code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        return _complain(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("geomatch: interrupted", err=True)
-        return INTERRUPTED
-    except SystemExit as stop:  # of a signal, or click's way out when the reader of a pipe has gone
-        return stop.code if isinstance(stop.code, int) and stop.code > 128 else PIPE_CLOSED
-    except (GeomatchError, ValueError, OSError, sqlite3.Error) as error:
-        return _complain(str(error) or type(error).__name__)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise  # a defect, whose traceback is wanted
-        return _complain(_OUT_OF_MEMORY)
+    except BaseException as error:
+        # what a signal raises within a library may come out as another error, or not at all
+        code = None if received else _code_of(error)
+    if received:
+        return _code_of(received[0])
     return code if isinstance(code, int) else FOUND
 
 
-def _end_cleanly() -> None:
-    """Let SIGTERM, and SIGHUP where nobody ignores it, end the process as Ctrl-C does: nothing is left."""
+def _code_of(error: BaseException) -> int:
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.ClickException():
+            return _complain(error.format_message())
+        case click.Abort() | KeyboardInterrupt():
+            click.echo("geomatch: interrupted", err=True)
+            return INTERRUPTED
+        case SystemExit():  # of a signal, or click's way out when the reader of a pipe has gone
+            return error.code if isinstance(error.code, int) and error.code > 128 else PIPE_CLOSED
+        case GeomatchError() | ValueError() | OSError() | sqlite3.Error():
+            return _complain(str(error) or type(error).__name__)
+    if isinstance(error, Exception) and is_out_of_memory(error):
+        return _complain(_OUT_OF_MEMORY)
+    raise error  # a defect, whose traceback is wanted
+
+
+def _end_cleanly() -> list[BaseException]:
+    """Let signals that nobody ignores or handles raise exceptions, so that nothing is left; lists these."""
+    received: list[BaseException] = []
 
     def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        received.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+        raise received[-1]
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(number) == signal.SIG_DFL
-        ):
-            signal.signal(number, end)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, end)
+    return received
 
 
 def _complain(message: str) -> int:

@@ -51,7 +51,7 @@ _collection_options = bundled(
     *MATCHING,
     click.option("--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"),
     click.option("--pairs", "rules", multiple=True, metavar="RULE",
-                 help="exhaustive, sequential:N, retrieval:N, loop:N, gps:N, file:PATH; may be repeated. "
+                 help="exhaustive, sequential:N, retrieval:N, gps:N, file:PATH; may be repeated. "
                       "[default: exhaustive up to 60 images, then retrieval:20]"),
     click.option("--max-pairs", type=click.IntRange(min=1), help="No image is in more pairs than this."),
     click.option("--guided/--no-guided", default=True, show_default=True,

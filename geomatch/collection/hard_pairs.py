@@ -1,6 +1,6 @@
 """Pairs that plain matching does not relate, matched again in tilted views where that may join images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import SCHEMA, StoredFeatures, need_of
 from geomatch.collection.folder import ImageFiles
 from geomatch.collection.options import Matching
-from geomatch.collection.pairs import Pair
+from geomatch.collection.pairs import Nearest, Pair
 from geomatch.describers import Describer
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
@@ -37,8 +37,6 @@ from geomatch.views.simulation import View
 KIND = "hard_pairs"
 BLOCK = 8  # pairs of a block, which shares the views of their images
 PARTNERS = 3  # most alike images of other components that ``normal`` tries for each image
-Nearest = Callable[[int, None], NDArray[np.int64]]
-"""See `geomatch.collection.pairs.select_pairs`."""
 Parts = tuple[Detector, Describer]
 Found = tuple[Features, Features]
 """Matched keypoints of both images of a pair, row by row; none where nothing relates them."""
@@ -73,7 +71,7 @@ def hard_pairs(
     if len(np.unique(component)) == 1:
         return []
     wanted: set[frozenset[str]] = set()
-    for number, alike in enumerate(nearest(min(len(names) - 1, 4 * PARTNERS), None)):
+    for number, alike in enumerate(nearest(min(len(names) - 1, 4 * PARTNERS))):
         others = [other for other in alike.tolist() if component[other] != component[number]]
         wanted |= {frozenset((names[number], names[other])) for other in others[:PARTNERS]}
     return [pair for pair in pairs if frozenset(pair) in wanted and not counts.get(pair)]

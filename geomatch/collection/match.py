@@ -112,13 +112,13 @@ def match_collection(
 
         manifest = manifest.saved(store, objects=objects(), failed=skipped)
 
-        def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        def nearest(count: int) -> NDArray[np.int64]:
             nonlocal alike
             alike = True
             for left in reversed(range(ROUNDS)):
                 pooled = pool_images(files, photos, dense, store, work)
                 try:
-                    return nearest_images(store, pooled, count, order, work)
+                    return nearest_images(store, pooled, count, work)
                 except GeomatchError:  # of a damaged object, which was removed, or of something else
                     if not left or store.sizes(GLOBAL).keys() >= set(pooled):
                         raise

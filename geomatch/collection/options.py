@@ -42,7 +42,7 @@ class Extraction:
         return detector, describer
 
 
-_RULE = re.compile(r"exhaustive:?|file:.+|(sequential|retrieval|loop|gps)(:(0*[1-9][0-9]*)?)?", re.DOTALL)
+_RULE = re.compile(r"exhaustive:?|file:.+|(sequential|retrieval|gps)(:(0*[1-9][0-9]*)?)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,6 @@ class PairSelection:
     - ``exhaustive``: every pair;
     - ``sequential:N``: the next N images in natural order (``img9`` before ``img10``); 10 if not said;
     - ``retrieval:N``: the N images that look most alike; 20 if not said;
-    - ``loop:N``: the same among images more than 10 apart in natural order, for sequences that come back;
     - ``gps:N``: the N nearest by EXIF position; 20 if not said;
     - ``file:PATH``: two names per line, separated by a space, or by a tab when names have spaces; a number
       after them is ignored, and so are lines that begin with ``#``, unless they name two images.
@@ -67,7 +66,7 @@ class PairSelection:
         object.__setattr__(self, "rules", tuple(self.rules))
         for rule in self.rules:
             if not _RULE.fullmatch(rule):
-                known = "exhaustive, sequential:N, retrieval:N, loop:N, gps:N or file:PATH"
+                known = "exhaustive, sequential:N, retrieval:N, gps:N or file:PATH"
                 raise ValueError(f"{rule!r} is no rule for pairs: give {known}")
 
     def uses(self, *kinds: str) -> bool:

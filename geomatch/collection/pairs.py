@@ -17,11 +17,9 @@ from geomatch.files import natural_order
 Pair = tuple[str, str]
 EXHAUSTIVE_LIMIT = 60  # by default larger collections are not matched exhaustively (60 images are 1770 pairs)
 NEIGHBOURS = 20  # partners per image that retrieval and GPS look for by default
-LOOP_GAP = 10  # places in natural order that images of a loop are apart, at least one more
 _ROWS = 64  # positions compared with all others at a time
-Nearest = Callable[[int, NDArray[np.int64] | None], NDArray[np.int64]]
-"""(N, count) indices of the images that look most alike, best first, -1 where there are fewer. With the
-places of all images in natural order, those nearer than `LOOP_GAP` in it are left out."""
+Nearest = Callable[[int], NDArray[np.int64]]
+"""(N, count) indices of the images that look most alike, best first, -1 where there are fewer."""
 Positions = Mapping[str, tuple[float, float]]
 """Latitude and longitude in degrees, by name."""
 Score = Callable[[slice, slice], NDArray[np.floating]]
@@ -53,7 +51,7 @@ def select_pairs(
 ) -> PairReport:
     """Apply the rules of a selection one after the other.
 
-    ``retrieval`` and ``loop`` need ``nearest``; ``gps`` reads positions that are not given from the files.
+    ``retrieval`` needs ``nearest``; ``gps`` reads positions that are not given from the files.
     Raises `GeomatchError` when a file of pairs cannot be read.
     """
     names, max_pairs = folder.names, selection.max_pairs
@@ -79,14 +77,13 @@ def select_pairs(
         remarks.append(f"{len(refused)} pairs left out: no image may be in more than {max_pairs}")
     alone = [name for name, count in load.items() if count == 0]
     if alone:
-        more = " ..." if len(alone) > 3 else ""
-        remarks.append(f"{len(alone)} images are in no pair: {', '.join(alone[:3])}{more}")
+        remarks.append(f"{len(alone)} images are in no pair: {', '.join([*alone[:3], '...'][: len(alone)])}")
     return PairReport(tuple(pairs), given, tuple(remarks))
 
 
 def needs_retrieval(selection: PairSelection, images: int) -> bool:
     """True if `select_pairs` compares images by their looks."""
-    return selection.uses("retrieval", "loop") or (not selection.rules and images > EXHAUSTIVE_LIMIT)
+    return selection.uses("retrieval") or (not selection.rules and images > EXHAUSTIVE_LIMIT)
 
 
 def _apply(
@@ -109,11 +106,9 @@ def _apply(
     else:
         if nearest is None:
             raise ValueError(f"{rule} needs global descriptors")
-        place = {name: index for index, name in enumerate(natural_order(names))}
-        order = np.array([place[name] for name in names])
         count = min(int(value or NEIGHBOURS), len(names) - 1)
         if count > 0:
-            yield from _ranked(names, nearest(count, order if kind == "loop" else None))
+            yield from _ranked(names, nearest(count))
 
 
 def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from geomatch.collection.features import SCHEMA, Steps, StoredFeatures, make_missing
 from geomatch.collection.folder import ImageFiles, Photograph
-from geomatch.collection.pairs import LOOP_GAP, best_partners
+from geomatch.collection.pairs import best_partners
 from geomatch.describers import DenseDescriber
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import grouped, in_blocks
@@ -62,16 +62,14 @@ def _pooled(layers: Sequence[NDArray[np.float32]]) -> bytes:
     return pack_arrays(KIND, {"row": np.concatenate(parts).astype(np.float32)})
 
 
-def nearest_images(
-    store: Store, keys: Sequence[str], count: int, order: NDArray[np.int64] | None, work: Work
-) -> NDArray[np.int64]:
+def nearest_images(store: Store, keys: Sequence[str], count: int, work: Work) -> NDArray[np.int64]:
     """Find the images that look most alike by pooled features, see `geomatch.collection.pairs.Nearest`."""
     chunks = [tuple(chunk) for chunk in in_blocks(keys, CHUNK)]
     gathered = _in_order(partial(_gather, store), chunks, "descriptors", work)
     mean, squares = np.sum(list(gathered), axis=0) / len(keys)
     deviation = np.sqrt(np.maximum(squares - mean**2, 0))
     names = tuple(digest_of(list(chunk)) for chunk in chunks)
-    rank = partial(_rank, partial(_unit_rows, store, names, mean, deviation), len(keys), count, order)
+    rank = partial(_rank, partial(_unit_rows, store, names, mean, deviation), len(keys), count)
     ranked = _in_order(rank, range(len(chunks)), "retrieval", work)
     return np.concatenate(list(ranked)).astype(np.int64)
 
@@ -98,17 +96,13 @@ def _gather(store: Store, keys: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _rank(
-    read: Callable[[int], NDArray[np.float32]], total: int, count: int, order: NDArray[np.int64] | None,
-    number: int,
-) -> NDArray[np.int32]:  # fmt: skip
+    read: Callable[[int], NDArray[np.float32]], total: int, count: int, number: int
+) -> NDArray[np.int32]:
     """The best partners, among all images, of those of a chunk, whose rows are read by its number."""
     own, first = read(number), number * CHUNK
 
     def alike(part: slice, others: slice) -> NDArray[np.floating]:
-        scores = own @ (own if others.start == first else read(others.start // CHUNK)).T
-        if order is not None:
-            scores[np.abs(order[part, None] - order[None, others]) <= LOOP_GAP] = -np.inf
-        return scores
+        return own @ (own if others.start == first else read(others.start // CHUNK)).T
 
     return best_partners(alike, slice(first, first + len(own)), total, count, CHUNK).astype(np.int32)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from geomatch.colmap.library import database
 from geomatch.colmap.sqlite import TABLES, open_read_only
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import temporary_prefix
+from geomatch.files import folder_beside
 
 SPARE = 32 * 2**20
 """Bytes of the disk that stay free."""
@@ -65,8 +65,8 @@ def replaced(path: Path, extend: bool, space: DiskSpace) -> Iterator[Path]:
     """A database beside ``path``, new or a copy of it, that replaces it when the block succeeds."""
     check_target(path, extend)
     path = path.resolve()  # a link stays a link
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=temporary_prefix(path.parent)) as name:
-        temporary = Path(name) / "new.db"
+    with folder_beside(path) as folder:
+        temporary = folder / "new.db"
         with database(str(temporary)):
             pass
         if not path.exists():
