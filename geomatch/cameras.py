@@ -1,5 +1,7 @@
 """Cameras as COLMAP describes them: from pixels to rays, through any of its models of distortion."""
 
+import signal
+import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ _ASTRAY = 0.1  # pixels that a point may be off after a ray was found for it
 def pycolmap() -> ModuleType:
     """The library, quiet but for errors; raises `MissingDependencyError` when it is not installed."""
     library = require("pycolmap", "all", "COLMAP")
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # its glog took it over, to print a stack and leave all behind
     library.logging.minloglevel = 3  # what matters is compared afterwards and reported by us
     return library
 

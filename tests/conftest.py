@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +17,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from small_photos import FAST, SIZE
 
 import geomatch
-from geomatch.images import Image, load_image
+from geomatch import Pipeline
+from geomatch.images import Image, load_image, reduce_image
 
 SHARED = Path(__file__).parents[2] / "shared"
 PAIR = geomatch.bundled_pair()
@@ -62,7 +64,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--pretend"):
-        sys.path.append(str(Path(__file__).parent / "helpers"))
         from pretend_device import pretend_device
 
         import geomatch.devices
@@ -79,6 +80,16 @@ def photo0() -> Image:
 @pytest.fixture(scope="session")
 def photo1() -> Image:
     return load_image(PAIR.image1)
+
+
+@pytest.fixture(scope="session")
+def small(photo0: Image) -> NDArray[np.uint8]:
+    return reduce_image(photo0, SIZE[0]).pixels
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Pipeline:
+    return Pipeline(**FAST)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import late_diffusers as diffusers
 import numpy as np
 import pytest
 import torch
@@ -18,9 +18,6 @@ from geomatch.places import cache_folder
 from geomatch.weights.adm import adm_config, convert_adm
 from geomatch.weights.models import ADM
 from geomatch.weights.sources import ADM_CHECKPOINT, converted_folder
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import late_diffusers as diffusers
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
 SHAPES: dict[str, list[int]] = dict(json.loads(str(GOLDEN["state_dict_shapes"])))

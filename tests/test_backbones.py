@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,16 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-from geomatch import DIFTConfig, DIFTExtractor, WeightsError
-from geomatch.dift.backends.latent import named_layers
-from geomatch.dift.backends.layers import catch
-from geomatch.weights.families import FAMILIES as FAMILY
-from geomatch.weights.families import Told, find_family
-from geomatch.weights.prompt import encode_prompt, pipeline_of
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
 from backbones import (
     FAMILIES,
     GOLDEN,
@@ -32,6 +21,14 @@ from backbones import (
     make_network,
     text_of,
 )
+from torch import Tensor
+
+from geomatch import DIFTConfig, DIFTExtractor, WeightsError
+from geomatch.dift.backends.latent import named_layers
+from geomatch.dift.backends.layers import catch
+from geomatch.weights.families import FAMILIES as FAMILY
+from geomatch.weights.families import Told, find_family
+from geomatch.weights.prompt import encode_prompt, pipeline_of
 
 GOLDENS = ("sdxl", "sd3", "flux", "pixart", "dit")
 Folder = Callable[[str], Path]

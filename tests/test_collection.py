@@ -1,6 +1,5 @@
 """A folder of photographs: names, cached results, users' describers."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from own_describer import Patches
 from PIL import Image as PILImage
 
 import geomatch
@@ -25,9 +25,6 @@ from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.store import Store
 from geomatch.types import Features, Matches
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from own_describer import Patches
 
 GRID = Extraction(GridDetector(12), "dift-tiny-dense")
 

@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_lines
 import pytest
 
 from geomatch.cli import app, main
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import command_lines
 
 
 def test_every_command_and_option_is_tried() -> None:

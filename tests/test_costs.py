@@ -1,14 +1,11 @@
 """The costs that docs/backbones.md shows are those that are counted."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from full_size import cost_of
 
 from geomatch.dift import PRESETS
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from full_size import cost_of
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
 

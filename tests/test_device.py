@@ -3,7 +3,6 @@
 The device is that of `helpers/pretend_device.py`; ``pytest --pretend`` runs all the tests on it.
 """
 
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pretend_device import pretend_device, traffic
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,9 +29,6 @@ from geomatch.types import EstimationFailure, Matches, Metric
 from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.matching import nearest_elsewhere
 from geomatch.views.search import search_views
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from pretend_device import pretend_device, traffic
 
 VIEW = np.array([[1.02, 0.05, -6], [-0.04, 0.98, 5], [1e-5, 2e-5, 1]])
 

@@ -1,12 +1,12 @@
 """The extractor on small random UNets: exact geometry, early stop, determinism, errors."""
 
 import pickle
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import late_diffusers as diffusers
 import numpy as np
 import pytest
 import torch
@@ -23,9 +23,6 @@ from geomatch.images import write_png
 from geomatch.provenance import cache_key
 from geomatch.training.linear_head import fit_head
 from geomatch.weights.sources import model_folder
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import late_diffusers as diffusers
 
 
 def small_unet(channels: int = 3, attention: bool = False) -> Any:

@@ -8,24 +8,21 @@ import pydoc
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import correspondence_data as synthetic
 import cv2
 import numpy as np
 import pytest
 import torch
+from layout import PACKAGES, ROOT
 
 import geomatch
 from geomatch.cli import main
 from geomatch.demo import BundledPair
 from geomatch.dift import PRESETS
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import correspondence_data as synthetic
-from layout import PACKAGES, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

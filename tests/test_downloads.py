@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import http.server
 import io
-import sys
 import tarfile
 import threading
 import tracemalloc
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from posed_data import make_megadepth
 
 import geomatch
 from geomatch.benchmarks.harness import download
@@ -26,9 +26,6 @@ from geomatch.benchmarks.harness.task import find_task
 from geomatch.benchmarks.tasks.pose.data import read_cameras
 from geomatch.cli import main
 from geomatch.places import cache_folder
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from posed_data import make_megadepth
 
 
 @pytest.fixture

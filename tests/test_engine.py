@@ -1,6 +1,7 @@
 """Scheduling blocks: deaths, retries, bad items, failing stores; toy tasks in real processes."""
 
 import multiprocessing
+import signal
 import subprocess
 import sys
 import time
@@ -11,13 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from toy_tasks import Toy
 
 from geomatch.engine import Engine, FailedItem, LocalEngine, Work, create_engine
 from geomatch.engine.run import BRAKE, grouped, in_blocks
 from geomatch.errors import GeomatchError, StoreError
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from toy_tasks import Toy
 
 HELPERS = Path(__file__).parent / "helpers"
 ITEMS = list(range(12))
@@ -134,6 +133,24 @@ def test_workers_end_when_nobody_listens(tmp_path: Path) -> None:
         listening.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
     nothing_more_is_tried(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_processes_are_started_leaves_no_half_of_one(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """The server takes seconds to begin; a process made after the end of this one found nothing to read."""
+    handled = "import signal, sys; signal.signal(15, lambda *_: sys.exit(143))\n"
+    quiet = handled + SCRIPT.replace("    with", "    try:\n     with").replace("        ", "          ")
+    script = [sys.executable, "-c", quiet + "    except KeyboardInterrupt: sys.exit(130)", str(HELPERS)]
+    process = subprocess.Popen([*script, str(tmp_path)], stderr=subprocess.PIPE)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2:  # a tracker of resources, then the server
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, b"")
 
 
 def test_a_failing_store_ends_the_run_soon(engine: Engine, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from match_sets import NO_RELATION, random_matches, true_set
 from numpy.typing import NDArray
 
 from geomatch import EstimationFailure, HomographyEstimate, ShapeError, corner_error, warp_points
@@ -20,9 +19,6 @@ from geomatch.estimators.evidence import log10_nfa
 from geomatch.geometry import image_corners
 from geomatch.synthetic import random_homography
 from geomatch.types import TwoViewGeometry
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from match_sets import NO_RELATION, random_matches, true_set
 
 SIZE = (640, 480)
 ROBUST = ["ransac", "usac_default", "usac_accurate", "usac_magsac", "usac_parallel", "kornia", "poselib"]

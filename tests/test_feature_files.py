@@ -1,7 +1,6 @@
 """Features that other programs have written: scored as their own, and hostile files refused."""
 
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from made_sequences import make_sequences, run
 
 import geomatch
 from geomatch.benchmarks.harness.report import write_report
@@ -17,9 +17,6 @@ from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.cli import main
 from geomatch.colmap import read_correspondences
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from made_sequences import make_sequences, run
 
 
 @pytest.fixture(scope="module")

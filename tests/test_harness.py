@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_sequences import make_sequences, run
+from own_methods import Patches
 from PIL import Image as PILImage
 
 import geomatch
@@ -28,10 +30,6 @@ from geomatch.benchmarks.tasks.pairs import views
 from geomatch.cli import main
 from geomatch.engine import LocalEngine
 from geomatch.keypoints import OpenCVDetector
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from made_sequences import make_sequences, run
-from own_methods import Patches
 
 HPATCHES = find_task("hpatches")
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from fuzz_images import fuzz
 from numpy.typing import NDArray
 from PIL import EpsImagePlugin
 from PIL import Image as PILImage
@@ -21,9 +22,6 @@ from geomatch.collection.folder import position
 from geomatch.editing.blending import load_edit
 from geomatch.images import MAX_PIXELS, check_image_file, raw_size, reduce_image
 from geomatch.video.masks import load_mask
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from fuzz_images import fuzz
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)

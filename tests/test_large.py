@@ -3,37 +3,17 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image as PILImage
+from small_photos import FAST, write
 
 import geomatch
-from geomatch import (
-    Pipeline,
-    corner_error,
-    large,
-    warp_points,
-)
-from geomatch.images import Image, ImageFile, reduce_image
+from geomatch import Pipeline, corner_error, large, warp_points
+from geomatch.images import Image, ImageFile
 from geomatch.pairs import match_pair
 from geomatch.synthetic import render_view
-
-SIZE = 320, 240
-FAST = {"detector": "sift", "max_keypoints": 250, "effort": "fast"}
-
-
-@pytest.fixture(scope="module")
-def small(photo0: Image) -> NDArray[np.uint8]:
-    return reduce_image(photo0, SIZE[0]).pixels
-
-
-def write(path: Path, pixels: NDArray[np.generic]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), pixels[..., ::-1])
-    return path
 
 
 @pytest.fixture

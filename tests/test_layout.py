@@ -10,11 +10,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from layout import PACKAGES, ROOT, SHIPPED, levels
 
 import geomatch
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from layout import PACKAGES, ROOT, SHIPPED, levels
 
 FOLDERS = {
     "keypoints": "geomatch.keypoints",

@@ -3,46 +3,24 @@
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from small_photos import SIZE, write
 
 import geomatch
-from geomatch import (
-    Pipeline,
-    load_image,
-    warp_points,
-)
+from geomatch import Pipeline, load_image, warp_points
 from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.strings import create_method
 from geomatch.benchmarks.tasks.pairs.views import Views
 from geomatch.errors import ImageError
-from geomatch.images import Image, Masks, Reading, reduce_image
+from geomatch.images import Image, Masks, Reading
 from geomatch.pairs import match_pair
 from geomatch.store import Store
 from geomatch.tensors import detect_features
-
-SIZE = 320, 240
-
-
-@pytest.fixture(scope="module")
-def small(photo0: Image) -> NDArray[np.uint8]:
-    return reduce_image(photo0, SIZE[0]).pixels
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return Pipeline(detector="sift", max_keypoints=250, effort="fast")
-
-
-def write(path: Path, pixels: NDArray[np.generic]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), pixels[..., ::-1])
-    return path
 
 
 def test_masked_keypoints_are_gone_and_others_take_their_place(photo0: Image) -> None:

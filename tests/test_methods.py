@@ -1,7 +1,6 @@
 """Methods by their strings, with random weights where the real ones are not here."""
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_sequences import make_sequences, run
 
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
@@ -21,9 +21,6 @@ from geomatch.images import Image
 from geomatch.keypoints import GridDetector
 from geomatch.keypoints.learned import WEIGHTS, KorniaFeatures
 from geomatch.keypoints.superpoint import SuperPointNetwork
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from made_sequences import make_sequences, run
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,17 @@
 """Converters, the homography and the stitching pipeline, beside OpenCV's own."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from match_sets import random_matches
 
 import geomatch
 from geomatch import opencv as gcv
 from geomatch.estimators import PoseLibEstimator
 from geomatch.synthetic import render_view
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from match_sets import random_matches
 
 PAIR = geomatch.bundled_pair()
 BGR = cv2.imread(str(PAIR.image0))

@@ -1,12 +1,13 @@
 """The user's own methods, objects and functions, and protocols in a run."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_sequences import make_sequences, run
+from own_methods import Patches
 
 import geomatch
 from geomatch.benchmarks.harness.record import protocols_of
@@ -19,10 +20,6 @@ from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from made_sequences import make_sequences, run
-from own_methods import Patches
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from layout import PROJECT, ROOT, SHIPPED
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import geomatch
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from layout import PROJECT, ROOT, SHIPPED
 
 LARGEST_WHEEL = 8e6
 """Bytes: the embedded models and the bundled pair."""

@@ -1,11 +1,11 @@
 """Folders of pairs with homographies, on made-up data with known answers."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pair_data import SIZE, TRUTH, exact, images, run
 
 import geomatch
 from geomatch.benchmarks.harness.measures import mean_accuracy
@@ -15,9 +15,6 @@ from geomatch.benchmarks.tasks.homography.protocols import PAIR_PROTOCOLS
 from geomatch.benchmarks.tasks.homography.sequences import read_planes
 from geomatch.cli import main
 from geomatch.images import Image
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from pair_data import SIZE, TRUTH, exact, images, run
 
 BEHIND = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 150, 0, 1]])
 """A plane whose points from x = 150 on lie behind the second camera."""

@@ -1,24 +1,18 @@
 """Plane models simpler than a homography, the choice among them, and smooth residual warps."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.transform
+from match_sets import cluster_and_stray, line_and_outliers, plane_truth, random_matches, two_lines
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
 from geomatch import EstimationFailure, HomographyEstimate, corner_error, warp_points
 from geomatch.alignment import align_parts, prepare_part
-from geomatch.estimators import (
-    Gate,
-    OpenCVEstimator,
-    SmoothEstimator,
-    create_estimator,
-)
+from geomatch.estimators import Gate, OpenCVEstimator, SmoothEstimator, create_estimator
 from geomatch.estimators.planes import PLANES
 from geomatch.estimators.score import aligned
 from geomatch.estimators.smooth import plane_estimator
@@ -26,9 +20,6 @@ from geomatch.geometry import image_corners
 from geomatch.images import Image
 from geomatch.synthetic import random_homography
 from geomatch.transforms import shifts_at
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from match_sets import cluster_and_stray, line_and_outliers, plane_truth, random_matches, two_lines
 
 Array = NDArray[np.float64]
 SIZE = (640, 480)

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import cv2
 import jsonschema
 import numpy as np
+import posed_data as made
 import pytest
 from PIL import Image as PILImage
+from posed_data import Knows, make_list, make_megadepth, make_model, make_scannet, relative
 
 import geomatch
 from geomatch.benchmarks.harness.leaderboard import published_rows
@@ -27,10 +28,6 @@ from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.types import Features
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import posed_data as made
-from posed_data import Knows, make_list, make_megadepth, make_model, make_scannet, relative
 
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 LIMITS = ("AUC@5", "AUC@10", "AUC@20")

@@ -139,6 +139,16 @@ def test_what_a_library_makes_of_a_signal_does_not_matter(
     assert capsys.readouterr().err == ("geomatch: interrupted\n" if number == signal.SIGINT else "")
 
 
+def test_pycolmap_leaves_the_signals_that_end_a_command() -> None:
+    """Its logging library prints a stack and ends the process at SIGTERM, with all temporary files left."""
+    code = (
+        "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); from geomatch.cameras import pycolmap"
+    )
+    run = [sys.executable, "-c", code + "; pycolmap(); signal.raise_signal(15)"]
+    ended = subprocess.run(run, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (7, b"")
+
+
 def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/null")

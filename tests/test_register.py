@@ -13,20 +13,13 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from small_photos import FAST, SIZE, write
 
 import geomatch
-from geomatch import (
-    HomographyEstimate,
-    Pipeline,
-    corner_error,
-    load_image,
-    register,
-    relate,
-    warp_points,
-)
+from geomatch import HomographyEstimate, Pipeline, corner_error, load_image, register, relate, warp_points
 from geomatch.cli import main
 from geomatch.errors import GeomatchError
-from geomatch.images import Image, Masks, Reading, reduce_image
+from geomatch.images import Image, Masks, Reading
 from geomatch.registration import pair_list as lists
 from geomatch.registration import register as writing
 from geomatch.registration.pair_list import match_list, read_pairs
@@ -36,25 +29,7 @@ from geomatch.registration.stack import register_sequence
 from geomatch.synthetic import render_view
 
 Matrix = NDArray[np.float64]
-SIZE = 320, 240
 TURN = np.array([[0.98, -0.1, 14.0], [0.09, 0.97, -6.0], [0.0, 0.0, 1.0]])
-FAST = {"detector": "sift", "max_keypoints": 250, "effort": "fast"}
-
-
-@pytest.fixture(scope="module")
-def small(photo0: Image) -> NDArray[np.uint8]:
-    return reduce_image(photo0, SIZE[0]).pixels
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return Pipeline(detector="sift", max_keypoints=250, effort="fast")
-
-
-def write(path: Path, pixels: NDArray[np.generic]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), pixels[..., ::-1])
-    return path
 
 
 def off(found: geomatch.Registration, truth: Matrix) -> float:

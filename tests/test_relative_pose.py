@@ -1,10 +1,10 @@
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from match_sets import NO_RELATION
 from numpy.typing import NDArray
 
 import geomatch
@@ -13,9 +13,6 @@ from geomatch.cameras import pycolmap, read_cameras
 from geomatch.estimators import Essential, Fundamental
 from geomatch.images import Image, reduce_image
 from geomatch.types import Features, TwoViewGeometry
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from match_sets import NO_RELATION
 
 SIZE = (640, 480)
 K = np.array([[800.0, 0, 319.5], [0, 800, 239.5], [0, 0, 1]])

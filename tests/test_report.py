@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import re
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from made_sequences import make_sequences, run
 
 import geomatch
 from geomatch.benchmarks.harness.leaderboard import compare, leaderboard, published_rows
@@ -23,9 +23,6 @@ from geomatch.benchmarks.harness.run import RunResult
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve
 from geomatch.cli import main
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from made_sequences import make_sequences, run
 
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 

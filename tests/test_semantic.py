@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from correspondence_data import make_semantic
 
 import geomatch
 from geomatch import DIFTExtractor
@@ -25,9 +25,6 @@ from geomatch.dift.ensemble import member_activations
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
 from geomatch.types import Features, Traits
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from correspondence_data import make_semantic
 
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 TINY = "dift-tiny-dense"

@@ -1,12 +1,12 @@
 """Readers of the data sets of semantic correspondence: what they make of whole ones, and of broken ones."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from correspondence_data import MOTIONS, POINTS, make_semantic
 
 import geomatch
 from geomatch.benchmarks.harness.data import DataSet
@@ -15,9 +15,6 @@ from geomatch.benchmarks.tasks.semantic.data import Category
 from geomatch.benchmarks.tasks.semantic.task import TASKS
 from geomatch.cli import main
 from geomatch.images import Image
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from correspondence_data import MOTIONS, POINTS, make_semantic
 
 LAYOUT = "Layout/large/test.txt"
 CAT, PAIRS = "000001*cat.json", "test_pairs_pf.csv"

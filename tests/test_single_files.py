@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import original_names as names
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,9 +25,6 @@ from geomatch.weights.folders import family_of
 from geomatch.weights.prompt import encode_prompt
 from geomatch.weights.single_files import single_file_folder
 from geomatch.weights.sources import model_folder
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import original_names as names
 
 PACKAGED = Path(originals.__file__).parent / "single-files"
 ENCODERS = {

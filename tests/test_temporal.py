@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import correspondence_data as made
 import cv2
 import jsonschema
 import numpy as np
@@ -30,9 +31,6 @@ from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-import correspondence_data as made
 
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 TINY = "dift-tiny-dense"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_sequences import make_sequences, run
 
 import geomatch
 from geomatch.benchmarks.methods import create_method
@@ -19,9 +20,6 @@ from geomatch.benchmarks.methods.scripts.serve import send
 from geomatch.benchmarks.methods.worker import WorkerMatcher, _end_all, _running, worker_matcher
 from geomatch.errors import FeaturesError, MissingDependencyError, WeightsError
 from geomatch.images import Image
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from made_sequences import make_sequences, run
 
 ECHO = """
 import os

@@ -1,21 +1,18 @@
 """WxBS on made-up data with known answers: fundamental matrices, partners of points, distances."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from correspondence_data import save
+from pair_data import TRUTH, exact, images, run
 
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.pairs.evaluation import line_distances
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.types import Features
-
-sys.path.append(str(Path(__file__).parent / "helpers"))
-from correspondence_data import save
-from pair_data import TRUTH, exact, images, run
 
 
 @pytest.fixture

@@ -13,13 +13,7 @@ from typing import Any, cast
 
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.record import (
-    allowed,
-    machine,
-    summarise_record,
-    unreadable_pairs,
-    write_run,
-)
+from geomatch.benchmarks.harness.record import allowed, machine, summarise_record, unreadable_pairs, write_run
 from geomatch.benchmarks.harness.task import Entry, Row, Settings, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher

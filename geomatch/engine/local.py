@@ -77,10 +77,16 @@ class _Process:
         context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
         if "forkserver" in kinds:
             context.set_forkserver_preload(["cv2", "torch"])
-            with _ignoring_ctrl_c():  # the server, too, while it imports
+            with _handled(signal.SIG_IGN, signal.SIGINT):  # by the server, too, while it imports
                 forkserver.ensure_running()
         cores = max(1, (os.cpu_count() or 1) // workers)
         self._executor = ProcessPoolExecutor(1, context, _begin, (dict(os.environ), cores))
+        held: list[int] = []
+        with _handled(lambda number, frame: held.append(number), signal.SIGINT, signal.SIGTERM):
+            self.ready()  # half begun, a process would look for what this one has removed by then
+        if held:
+            self.stop()
+            signal.raise_signal(held[0])
 
     def ready(self) -> "Future[Any]":
         return self._submit(os.getpid)
@@ -129,13 +135,12 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _ignoring_ctrl_c() -> Iterator[None]:
-    """Ctrl-C does nothing in the block, nor to processes that are started in it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _handled(handler: Any, *numbers: int) -> Iterator[None]:
+    """Signals are handled so in the block; what is ignored is, too, by processes that are started in it."""
+    main = threading.current_thread() is threading.main_thread()  # others cannot, and none comes to them
+    before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, own in before.items():
+            signal.signal(number, own)

@@ -20,15 +20,7 @@ from geomatch.pipeline import Pipeline
 from geomatch.registration.pages import FOLDER as PREVIEWS
 from geomatch.registration.pages import write_index
 from geomatch.registration.pair_list import match_list
-from geomatch.registration.pictures import (
-    OUTPUT,
-    PICTURES,
-    Output,
-    Pair,
-    Target,
-    estimate_of,
-    write_warped,
-)  # fmt: skip
+from geomatch.registration.pictures import OUTPUT, PICTURES, Output, Pair, Target, estimate_of, write_warped
 
 TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
 """Names of what is written."""

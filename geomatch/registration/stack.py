@@ -16,13 +16,7 @@ from geomatch.pipeline import Pipeline
 from geomatch.rasters.warping import canvas_of, through
 from geomatch.registration.pair_list import match_list
 from geomatch.registration.pictures import OUTPUT, Output, Target
-from geomatch.registration.register import (
-    MATCHES,
-    Registration,
-    named_files,
-    names_of,
-    write_registrations,
-)
+from geomatch.registration.register import MATCHES, Registration, named_files, names_of, write_registrations
 from geomatch.registration.sequence import Adjustment, Link, adjust, closures, pairs_of
 from geomatch.transforms import PLANES
 
