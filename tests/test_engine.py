@@ -141,6 +141,7 @@ def test_a_signal_while_processes_are_started_leaves_no_half_of_one(
 ) -> None:
     """The server takes seconds to begin; a process made after the end of this one found nothing to read."""
     handled = "import signal, sys; signal.signal(15, lambda *_: sys.exit(143))\n"
+    handled += "signal.signal(2, signal.default_int_handler)\n"  # a shell in the background ignores it
     quiet = handled + SCRIPT.replace("    with", "    try:\n     with").replace("        ", "          ")
     script = [sys.executable, "-c", quiet + "    except KeyboardInterrupt: sys.exit(130)", str(HELPERS)]
     process = subprocess.Popen([*script, str(tmp_path)], stderr=subprocess.PIPE)

@@ -84,9 +84,12 @@ class _Process:
         held: list[int] = []
         with _handled(lambda number, frame: held.append(number), signal.SIGINT, signal.SIGTERM):
             self.ready()  # half begun, a process would look for what this one has removed by then
-        if held:
+        try:
+            for number in held:
+                signal.raise_signal(number)
+        except BaseException:
             self.stop()
-            signal.raise_signal(held[0])
+            raise
 
     def ready(self) -> "Future[Any]":
         return self._submit(os.getpid)
@@ -138,7 +141,8 @@ def _end_with_parent() -> None:
 def _handled(handler: Any, *numbers: int) -> Iterator[None]:
     """Signals are handled so in the block; what is ignored is, too, by processes that are started in it."""
     main = threading.current_thread() is threading.main_thread()  # others cannot, and none comes to them
-    before = {number: signal.signal(number, handler) for number in numbers if main}
+    heard = [number for number in numbers if main and signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
