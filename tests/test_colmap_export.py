@@ -20,11 +20,12 @@ from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import Cameras, check_database, export_database
 from geomatch.colmap.conventions import fundamental_to_colmap, homography_to_colmap, to_colmap
 from geomatch.colmap.library import database, interruptible
-from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.colmap.verification import to_two_view_geometry
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, ImageError
 from geomatch.geometry import warp_points
+from geomatch.reconstruction.mapping import map_database
+from geomatch.reconstruction.models import summarise_model
 from geomatch.types import Features, Matches, TwoViewGeometry
 
 QUIET = RunContext(engine=LocalEngine(1), progress=False)

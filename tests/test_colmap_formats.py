@@ -16,9 +16,10 @@ from geomatch.cameras import pycolmap
 from geomatch.cli import main
 from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import export_database, read_correspondences, write_correspondences
-from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.engine import RunContext
 from geomatch.errors import FeaturesError
+from geomatch.reconstruction.mapping import map_database
+from geomatch.reconstruction.models import summarise_model
 from geomatch.types import Matches
 
 QUIET = RunContext(progress=False)

@@ -17,9 +17,10 @@ from geomatch.cli import main
 from geomatch.collection import LazyPairs, MatchedPair
 from geomatch.colmap import Cameras, check_database
 from geomatch.colmap.library import database
-from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.colmap.target import SPARE
 from geomatch.errors import FeaturesError, GeomatchError
+from geomatch.reconstruction.mapping import map_database
+from geomatch.reconstruction.models import summarise_model
 from geomatch.types import Features
 
 

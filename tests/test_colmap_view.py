@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomatch.colmap.view import SparseModel, sparse_model, write_view
+from geomatch.reconstruction.view import SparseModel, sparse_model, write_view
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\u2028é猫.jpg"
 

@@ -19,13 +19,13 @@ from geomatch import Features, Image, Matches, match_mutual
 from geomatch.benchmarks.methods.features import OpenCVFeatures
 from geomatch.cli import main
 from geomatch.collection import Extraction, Matching, find_images, match_collection
-from geomatch.colmap import reconstruct
 from geomatch.describers import choose_parts
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.keypoints import OpenCVDetector, create_detector
 from geomatch.matchers import LEARNED, match_features
 from geomatch.matchers.lightglue import TRAINED_FOR, LightGlueMatcher
 from geomatch.provenance import cache_key
+from geomatch.reconstruction import reconstruct
 
 PAIR = geomatch.bundled_pair()
 

@@ -16,11 +16,12 @@ from filelock import FileLock
 from geomatch.cameras import pycolmap
 from geomatch.cli import main
 from geomatch.collection import Extraction
-from geomatch.colmap import Mapping, export_database, reconstruct
-from geomatch.colmap.mapping import map_database
+from geomatch.colmap import export_database
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import GeomatchError
 from geomatch.images import Image
+from geomatch.reconstruction import Mapping, reconstruct
+from geomatch.reconstruction.mapping import map_database
 from geomatch.types import Features
 
 QUIET = RunContext(engine=LocalEngine(1), progress=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from geomatch.cli.benchmark import benchmark
-from geomatch.cli.colmap import colmap, reconstruct
+from geomatch.cli.colmap import colmap
 from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.head import head
@@ -20,6 +20,7 @@ from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
 from geomatch.cli.panorama import panorama
 from geomatch.cli.propagate import propagate
+from geomatch.cli.reconstruct import reconstruct
 from geomatch.cli.register import register
 from geomatch.cli.show import show
 from geomatch.cli.store import store

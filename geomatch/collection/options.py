@@ -1,4 +1,4 @@
-"""What `match_collection` and `geomatch.colmap.reconstruct` can be told, as values."""
+"""What `match_collection` and `geomatch.reconstruction.reconstruct` can be told, as values."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Feeding COLMAP: databases, text and h5 files, checks, and reconstruction in one command."""
+"""Feeding COLMAP: databases, text and h5 files, and checks."""
 
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,5 @@ if TYPE_CHECKING:
     from geomatch.colmap.doctor.check import check_database as check_database
     from geomatch.colmap.formats.convert import read_correspondences as read_correspondences
     from geomatch.colmap.formats.convert import write_correspondences as write_correspondences
-    from geomatch.colmap.mapping import Mapping as Mapping
-    from geomatch.colmap.reconstruct import Reconstructed as Reconstructed
-    from geomatch.colmap.reconstruct import reconstruct as reconstruct
 
 __getattr__ = lazy_names(__name__)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
@@ -14,6 +13,7 @@ from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.verification import Verification
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
+from geomatch.reconstruction.models import merit
 
 Mapper = Literal["incremental", "global"]
 _MIN_MODEL_SIZE = 3
@@ -46,20 +46,6 @@ class Mapping:
 MAPPING = Mapping()
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSummary:
-    """One connected model."""
-
-    registered: int
-    """Images with a pose."""
-    points: int
-    observations: int
-    mean_track_length: float
-    """Images per point."""
-    mean_reprojection_error: float
-    """Pixels."""
-
-
 def map_database(
     path: Path, images: Path, out: Path, mapper: Mapper, seed: int, progress: bool = False
 ) -> list[Any]:
@@ -80,8 +66,8 @@ def map_database(
             bar.reset()
             with tempfile.TemporaryDirectory(dir=temporary.parent) as work:
                 found = _run_mapper(mapper, (str(path), str(images), work), start, seed, bar)
-            models = sorted((model for model in found if min(_merit(model)) > 0), key=_merit, reverse=True)
-            if models and (not best or _merit(models[0]) > _merit(best[0])):
+            models = sorted((model for model in found if min(merit(model)) > 0), key=merit, reverse=True)
+            if models and (not best or merit(models[0]) > merit(best[0])):
                 best = models
             if best and best[0].num_reg_images() >= images_given / 2:
                 break
@@ -90,10 +76,6 @@ def map_database(
             folder.mkdir()
             model.write(str(folder))
     return best
-
-
-def _merit(model: Any) -> tuple[int, int]:
-    return model.num_reg_images(), model.num_points3D()
 
 
 def _run_mapper(
@@ -128,10 +110,3 @@ def _run_mapper(
         return list(found.values())
     except (RuntimeError, ValueError) as error:
         raise GeomatchError(f"COLMAP's {mapper} mapper failed: {first_line(error)}") from error
-
-
-def summarise_model(model: Any) -> ModelSummary:
-    """Count and average over a ``pycolmap.Reconstruction``."""
-    length, error = model.compute_mean_track_length(), model.compute_mean_reprojection_error()
-    means = float(np.nan_to_num(length)), float(np.nan_to_num(error))
-    return ModelSummary(*_merit(model), model.compute_num_observations(), *means)

@@ -16,14 +16,15 @@ from geomatch.collection.match import CollectionResult, match_collection
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes
 from geomatch.colmap.database import ExportReport, export_database
-from geomatch.colmap.mapping import MAPPING, Mapper, Mapping, ModelSummary, map_database, summarise_model
 from geomatch.colmap.target import check_closed
-from geomatch.colmap.view import sparse_model, write_view
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
 from geomatch.files import read_json
 from geomatch.provenance import versions
+from geomatch.reconstruction.mapping import MAPPING, Mapper, Mapping, map_database
+from geomatch.reconstruction.models import ModelSummary, summarise_model
+from geomatch.reconstruction.view import sparse_model, write_view
 from geomatch.stream import clocked
 
 _WRITTEN = ("summary.json", "database.db", "sparse", "model.html")

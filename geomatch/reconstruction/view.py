@@ -96,7 +96,7 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
         "drawn": drawn if len(chosen) < count else "", "rows": "\n".join(rows),
         "data": json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }  # fmt: skip
-    template = files("geomatch.colmap").joinpath("view.html").read_text(encoding="utf-8")
+    template = files("geomatch.reconstruction").joinpath("view.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
     write_whole(path, page.encode(errors="replace"))
 

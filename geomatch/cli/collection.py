@@ -1,0 +1,103 @@
+"""Options of the commands that match a folder, and what they tell of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geomatch.cli.match import MATCHING, descriptor_config
+from geomatch.cli.options import MASKS, Option, bundled
+
+if TYPE_CHECKING:
+    from geomatch.collection import CollectionResult
+    from geomatch.colmap import Cameras
+    from geomatch.views.search import Effort
+
+
+def _collection(
+    detector: str | None,
+    descriptor: str | None,
+    matcher: str | None,
+    effort: "Effort",
+    max_keypoints: int,
+    rules: tuple[str, ...],
+    max_pairs: int | None,
+    min_similarity: float | None,
+    max_ratio: float | None,
+    guided: bool,
+    masks: Path | None,
+    ignore_border: int,
+) -> dict[str, Any]:
+    """How `geomatch.collection.match_collection` is called."""
+    from geomatch.collection import Extraction, Matching, PairSelection
+    from geomatch.images import Masks
+
+    config = descriptor_config(descriptor, matcher, patches=detector != "grid")
+    return {
+        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
+        "pairs": PairSelection(rules, max_pairs),
+        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort),
+    }
+
+
+collection_options = bundled(
+    "collection", _collection,
+    click.option("--detector", metavar="NAME",
+                 help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
+                      "[default: sift-large]"),
+    *MATCHING,
+    click.option("--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"),
+    click.option("--pairs", "rules", multiple=True, metavar="RULE",
+                 help="exhaustive, sequential:N, retrieval:N, gps:N, file:PATH; may be repeated. "
+                      "[default: exhaustive up to 60 images, then retrieval:20]"),
+    click.option("--max-pairs", type=click.IntRange(min=1), help="No image is in more pairs than this."),
+    click.option("--guided/--no-guided", default=True, show_default=True,
+                 help="Keep only matches that agree with one geometry of their pair."),
+    *MASKS,
+)  # fmt: skip
+
+CAMERAS = (
+    click.option("--camera-mode", type=click.Choice(["auto", "single", "per-folder", "per-image"]),
+                 default="auto", show_default=True, help="Which images share a camera."),
+    click.option("--camera-model", metavar="NAME", default="SIMPLE_RADIAL", show_default=True,
+                 help="COLMAP's name; focal lengths come from EXIF where it has them."),
+    click.option("--camera-params", metavar="F,CX,CY,...", default="",
+                 help="Known parameters, in COLMAP's order and pixels."),
+)  # fmt: skip
+
+
+def cameras_of(camera_mode: str, camera_model: str, camera_params: str) -> "Cameras":
+    """The cameras of new images."""
+    from geomatch.colmap import Cameras
+
+    return Cameras(camera_mode, camera_model, camera_params)  # type: ignore[arg-type]
+
+
+def geometry(*verifications: str) -> tuple[Option, Option]:
+    """The options of two-view geometry; the first verification is the default."""
+    return (
+        click.option("--seed", type=int, default=0, show_default=True, help="COLMAP's random seed."),
+        click.option("--verification", type=click.Choice(verifications), default=verifications[0],
+                     show_default=True, help="What finds the two-view geometry of each pair."),
+    )  # fmt: skip
+
+
+def tell(result: "CollectionResult") -> None:
+    """Print what was matched, and what was left out and why."""
+    from geomatch.engine.run import grouped
+
+    click.echo(result.pairs.text())
+    click.echo(f"computed    {result.computed[0]} images, {result.computed[1]} pairs, the rest was there")
+    if result.retries:
+        click.echo(f"retried     {result.retries} blocks of work")
+    for what, names in (("image", result.skipped), ("pair", result.failed_pairs)):
+        for line in grouped(names):
+            click.echo(f"skipped     {what}: {line}", err=True)
+
+
+def tell_remade(names: list[str]) -> None:
+    """Print the images whose features were made again."""
+    from geomatch.engine.run import grouped
+
+    for line in grouped(dict.fromkeys(names, "features were damaged in the store")):
+        click.echo(f"made again  {line}")

@@ -1,0 +1,63 @@
+"""COLMAP models on disk: found, read and counted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomatch.cameras import pycolmap
+from geomatch.errors import GeomatchError, first_line
+
+_PARTS = ("cameras", "images", "points3D")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One connected model."""
+
+    registered: int
+    """Images with a pose."""
+    points: int
+    observations: int
+    mean_track_length: float
+    """Images per point."""
+    mean_reprojection_error: float
+    """Pixels."""
+
+
+def find_model(path: Path) -> Path:
+    """The folder of a model: ``path`` itself, or its ``sparse/0``, ``sparse`` or ``0``.
+
+    Raises GeomatchError when none of them holds ``cameras``, ``images`` and ``points3D``, ``.bin`` or ``.txt``.
+    """
+    for folder in (path, path / "sparse" / "0", path / "sparse", path / "0"):
+        if any(all((folder / f"{part}{end}").is_file() for part in _PARTS) for end in (".bin", ".txt")):
+            return folder
+    raise GeomatchError(
+        f"{path}: no COLMAP model there; cameras.bin, images.bin and points3D.bin, or .txt, were expected"
+    )
+
+
+def read_model(path: Path) -> Any:
+    """Read the ``pycolmap.Reconstruction`` of `find_model`.
+
+    Raises GeomatchError when there is no model, or it cannot be read.
+    """
+    folder = find_model(path)
+    try:
+        return pycolmap().Reconstruction(str(folder))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise GeomatchError(f"{folder}: this is no COLMAP model ({first_line(error)})") from error
+
+
+def merit(model: Any) -> tuple[int, int]:
+    """Numbers of registered images and of points: the larger is the better of two models."""
+    return model.num_reg_images(), model.num_points3D()
+
+
+def summarise_model(model: Any) -> ModelSummary:
+    """Count and average over a ``pycolmap.Reconstruction``."""
+    length, error = model.compute_mean_track_length(), model.compute_mean_reprojection_error()
+    means = float(np.nan_to_num(length)), float(np.nan_to_num(error))
+    return ModelSummary(*merit(model), model.compute_num_observations(), *means)
