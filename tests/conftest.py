@@ -226,7 +226,9 @@ class Scene:
 def make_scene(tmp_path: Path) -> Callable[..., Scene]:
     """Views of random points, made by COLMAP: its own keypoints in our coordinates, all matches right."""
 
-    def make(frames: int = 6, points: int = 300, rename: Callable[[str], str] = str) -> Scene:
+    def make(
+        frames: int = 6, points: int = 300, rename: Callable[[str], str] = str, cameras: int = 1
+    ) -> Scene:
         import cv2
 
         from geomatch.cameras import pycolmap
@@ -237,7 +239,7 @@ def make_scene(tmp_path: Path) -> Callable[..., Scene]:
         folder.mkdir()
         library.set_random_seed(1)
         options = library.SyntheticDatasetOptions()
-        options.num_rigs = options.num_cameras_per_rig = 1
+        options.num_rigs, options.num_cameras_per_rig = 1, cameras
         options.num_frames_per_rig, options.num_points3D = frames, points
         with library.Database.open(str(tmp_path / "truth.db")) as database:
             truth = library.synthesize_dataset(options, database)

@@ -24,7 +24,7 @@ from geomatch.colmap.verification import to_two_view_geometry
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, ImageError
 from geomatch.geometry import warp_points
-from geomatch.reconstruction.mapping import map_database
+from geomatch.reconstruction.mapping import Mapping, map_database
 from geomatch.reconstruction.models import summarise_model
 from geomatch.types import Features, Matches, TwoViewGeometry
 
@@ -45,7 +45,7 @@ def test_synthetic_scene_maps_with_the_keypoints_of_the_truth(
     assert (report.images, report.pairs, report.skipped) == (6, 15, {})
     assert sum(report.verified.values()) == 15
     for mapper in ("incremental", "global"):
-        (model,) = map_database(path, scene.folder, tmp_path / mapper, mapper, 0)
+        (model,) = map_database(path, scene.folder, tmp_path / mapper, Mapping(mapper))
         found = summarise_model(model)
         assert found.registered == 6
         assert found.mean_reprojection_error < 0.01

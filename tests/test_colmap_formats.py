@@ -86,7 +86,7 @@ def test_the_text_files_map_in_another_colmap_as_the_database_does(
     run_colmap("mapper", **shared, output_path=tmp_path / "sparse")
     theirs = pycolmap().Reconstruction(str(tmp_path / "sparse" / "0"))
     export_database(scene.folder, scene.correspondences, tmp_path / "ours.db", context=QUIET)
-    (ours,) = map_database(tmp_path / "ours.db", scene.folder, tmp_path / "own", "incremental", 0)
+    (ours,) = map_database(tmp_path / "ours.db", scene.folder, tmp_path / "own")
     names = [{image.name for image in model.images.values()} for model in (theirs, ours)]
     assert names[0] == names[1] == set(scene.correspondences.features)
     assert summarise_model(theirs).mean_reprojection_error < 0.01

@@ -141,7 +141,7 @@ def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     with database(str(real)) as opened:
         assert (len(opened.read_all_cameras()), opened.num_images()) == (1, 6)
     assert check_database(real, scene.folder).ok
-    (model,) = map_database(real, scene.folder, tmp_path / "sparse", "incremental", 0)
+    (model,) = map_database(real, scene.folder, tmp_path / "sparse")
     assert summarise_model(model).mean_reprojection_error < 0.01
     before = real.read_bytes()
     moved = {**scene.correspondences.features, names[0]: part[names[0]][::-1]}

@@ -18,7 +18,7 @@ import geomatch
 from geomatch import Features, Image, Matches, match_mutual
 from geomatch.benchmarks.methods.features import OpenCVFeatures
 from geomatch.cli import main
-from geomatch.collection import Extraction, Matching, find_images, match_collection
+from geomatch.collection import CollectionOptions, Extraction, Matching, find_images, match_collection
 from geomatch.describers import choose_parts
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.keypoints import OpenCVDetector, create_detector
@@ -187,7 +187,7 @@ def test_a_collection_is_matched_again_for_other_weights(tmp_path: Path, photo0:
     )
     pairs = zip(one.correspondences.pairs, other.correspondences.pairs, strict=True)
     assert all(pair.matches == again.matches for pair, again in pairs)
-    reconstruct(folder, tmp_path / "out", matching=matching, context=context)
+    reconstruct(folder, tmp_path / "out", CollectionOptions(matching=matching), context=context)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["matching"]["matcher"]["type"] == "Nearest"
     assert summary["settings"]["descriptor"]["type"] == "OwnDescriptors"

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from geomatch.cameras import pycolmap
 from geomatch.cli import main
-from geomatch.collection import Extraction
+from geomatch.collection import CollectionOptions, Extraction
 from geomatch.colmap import export_database
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import GeomatchError
@@ -119,7 +119,7 @@ def test_only_what_could_not_be_done_is_exit_code_1(
 @pytest.mark.parametrize(("place", "least"), [("sacre_coeur/mapping", 10), ("opensfm_lund/images", 15)])
 def test_real_photographs(tmp_path: Path, place: str, least: int, sfm: Callable[[str], Path]) -> None:
     many = Extraction(max_keypoints=2000)
-    result = reconstruct(sfm(place), tmp_path / "out", extraction=many, context=QUIET)
+    result = reconstruct(sfm(place), tmp_path / "out", CollectionOptions(many), context=QUIET)
     assert result.models[0].registered >= least
     assert result.models[0].mean_reprojection_error < 1
 
@@ -140,16 +140,16 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_an_earlier_result_stays_until_there_is_a_new_one(tmp_path: Path) -> None:
     images, out = small_folder(tmp_path / "images"), tmp_path / "out"
-    reconstruct(images, out, extraction=FEW, context=QUIET)
+    reconstruct(images, out, CollectionOptions(FEW), context=QUIET)
     before = content(out)
     assert set(before) == {".lock", "database.db", "summary.json"}
     with pytest.raises(GeomatchError, match="no more"):
-        reconstruct(images, out, extraction=Extraction(Failing()), context=QUIET)
+        reconstruct(images, out, CollectionOptions(Extraction(Failing())), context=QUIET)
     assert content(out) == before
     (out / ".unfinished").mkdir()  # of a run that was killed
     (out / ".unfinished" / "half.db").write_text("x")
     (out / "sparse" / "0").mkdir(parents=True)  # of a run that found a model, which this one does not
-    result = reconstruct(images, out, extraction=Extraction(max_keypoints=60), context=QUIET)
+    result = reconstruct(images, out, CollectionOptions(Extraction(max_keypoints=60)), context=QUIET)
     assert not result
     assert set(content(out)) == {".lock", "database.db", "summary.json"}
     assert result.export.path == out / "database.db"
@@ -160,12 +160,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     out.mkdir()
     with FileLock(out / ".lock"), pytest.raises(GeomatchError, match="another run is writing there"):
         reconstruct(images, out, context=QUIET)
-    reconstruct(images, out, extraction=FEW, context=QUIET)
+    reconstruct(images, out, CollectionOptions(FEW), context=QUIET)
     with closing(sqlite3.connect(out / "database.db")) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("SELECT count(*) FROM images").fetchall()
         with pytest.raises(GeomatchError, match="open in another program"):
-            reconstruct(images, out, extraction=FEW, context=QUIET)
+            reconstruct(images, out, CollectionOptions(FEW), context=QUIET)
 
 
 def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +190,7 @@ def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest
     assert "images of one camera must be of one size" in capsys.readouterr().err
     for name in ("odd.png", "1.png", "2.png"):
         (images / name).unlink()
-    result = reconstruct(images, tmp_path / "one", extraction=FEW, context=QUIET)
+    result = reconstruct(images, tmp_path / "one", CollectionOptions(FEW), context=QUIET)
     assert result.reason == "at least two images are needed"
 
 
@@ -208,6 +208,6 @@ def test_one_database_gives_one_model(make_scene: Callable[..., Any], tmp_path: 
     export_database(scene.folder, given, path, context=QUIET)
     points = []
     for number in range(2):
-        (model, *_) = map_database(path, scene.folder, tmp_path / f"{number}", "incremental", 3)
+        (model, *_) = map_database(path, scene.folder, tmp_path / f"{number}", Mapping(seed=3))
         points.append({key: point.xyz.tolist() for key, point in model.points3D.items()})
     assert points[0] == points[1]

@@ -1,22 +1,38 @@
-"""``geomatch reconstruct``."""
+"""``geomatch reconstruct`` and ``geomatch triangulate``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.collection import CAMERAS, cameras_of, collection_options, geometry, tell, tell_remade
+from geomatch.cli.collection import (
+    CAMERA_NAMES,
+    CAMERAS,
+    Source,
+    cameras_of,
+    collection_options,
+    geometry,
+    source_options,
+    tell,
+    tell_remade,
+)
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, descriptor_options, run_options
+from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
+from geomatch.cli.outputs import outputs_options
 
 if TYPE_CHECKING:
     from geomatch.colmap import Cameras
     from geomatch.engine import RunContext
+    from geomatch.reconstruction import Mapping
+
+_REFINE = click.option("--refine-tracks/--no-refine-tracks", "refine", default=True, show_default=True,
+                       help="Align the observations of each point to parts of a pixel.")  # fmt: skip
 
 
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@source_options
 @collection_options
 @run_options("store in OUT")
 @bundled("cameras", cameras_of, *CAMERAS)
@@ -26,15 +42,27 @@ if TYPE_CHECKING:
     click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
                  show_default=True, help="COLMAP's mapper."),
     *geometry("colmap", "geomatch"),
+    click.option("--extend", "start", type=click.Path(path_type=Path), metavar="MODEL",
+                 help="Add images to a COLMAP model, in its frame; its points are made anew."),
+    click.option("--fix-poses", is_flag=True, help="Keep poses and cameras of MODEL exactly."),
+    click.option("--fix-intrinsics", is_flag=True, help="Keep all cameras as they are given."),
+    click.option("--gps", "positions", is_flag=True,
+                 help="Hold cameras near their EXIF positions; the model is in metres, x east, y north."),
+    click.option("--rigs", type=click.Path(path_type=Path), metavar="FILE",
+                 help="COLMAP's rig_config.json: cameras that move together."),
+    _REFINE,
 )  # fmt: skip
+@outputs_options
 @descriptor_options(leave_out=("--seed", "--metric"))
 def reconstruct(
     images: Path,
     out: Path,
+    source: Source,
     collection: dict[str, Any],
     context: "RunContext",
     cameras: "Cameras",
     mapping: dict[str, Any],
+    forms: tuple[str, ...],
 ) -> int:
     """From IMAGES, a folder of photographs, to a COLMAP model in OUT.
 
@@ -42,11 +70,69 @@ def reconstruct(
     model.
     """
     from geomatch.reconstruction import Mapping
+
+    if mapping["start"] is None:
+        refuse_given(click.get_current_context(), ("fix_poses",), "without --extend")
+    return _run(images, out, source, collection, cameras, Mapping(**mapping), forms, context)
+
+
+@click.command()
+@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--poses", "start", type=click.Path(path_type=Path), metavar="MODEL", required=True,
+              help="COLMAP model, or transforms.json of nerfstudio.")  # fmt: skip
+@source_options
+@collection_options
+@run_options("store in OUT")
+@bundled("mapping", dict, *geometry("colmap", "geomatch"), _REFINE)
+@outputs_options
+@descriptor_options(leave_out=("--seed", "--metric"))
+def triangulate(
+    images: Path,
+    out: Path,
+    start: Path,
+    source: Source,
+    collection: dict[str, Any],
+    context: "RunContext",
+    mapping: dict[str, Any],
+    forms: tuple[str, ...],
+) -> int:
+    """Points in OUT from IMAGES whose poses and cameras are known.
+
+    Cameras, poses and the numbers of images stay as they are in MODEL; images
+    without a pose are left out. Writes what `geomatch reconstruct` does. Exit
+    code 1: no points.
+    """
+    from geomatch.colmap.cameras import CAMERAS as UNUSED
+    from geomatch.reconstruction import Mapping
+
+    known = Mapping("triangulation", start=start, fix_poses=True, fix_intrinsics=True, **mapping)
+    return _run(images, out, source, collection, UNUSED, known, forms, context)
+
+
+def _run(
+    images: Path,
+    out: Path,
+    source: Source,
+    collection: dict[str, Any],
+    cameras: "Cameras",
+    mapping: "Mapping",
+    forms: tuple[str, ...],
+    context: "RunContext",
+) -> int:
+    from geomatch.collection import CollectionOptions
+    from geomatch.engine.run import grouped
     from geomatch.reconstruction import reconstruct as run
 
-    result = run(images, out, **collection, cameras=cameras, mapping=Mapping(**mapping), context=context)
-    tell(result.matching)
-    tell_remade(result.matching.remade)
+    if source:
+        source.check(click.get_current_context(), source.database is not None)
+    given = (source.database or source.read(images)) if source else CollectionOptions(**collection)
+    result = run(images, out, given, cameras=cameras, mapping=mapping, outputs=forms, context=context)
+    if result.matching:
+        tell(result.matching)
+        tell_remade(result.matching.remade)
+    for line in grouped(result.left_out):
+        click.echo(f"skipped     image: {line}", err=True)
     click.echo(result.export.text())
     for number, model in enumerate(result.models):
         click.echo(
@@ -58,7 +144,6 @@ def reconstruct(
         click.echo(f"no model    {result.reason}")
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items())
     click.echo(f"seconds     {sum(result.seconds.values()):.1f} ({spent})")
-    written = ["database.db", "summary.json", *(["sparse", "model.html"] if result else [])]
-    for name in written:
-        click.echo(f"wrote       {click.format_filename(out / name)}")
+    for path in result.written:
+        click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND if result else NOT_FOUND

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from geomatch.collection.folder import find_images as find_images
     from geomatch.collection.match import CollectionResult as CollectionResult
     from geomatch.collection.match import match_collection as match_collection
+    from geomatch.collection.options import CollectionOptions as CollectionOptions
     from geomatch.collection.options import Extraction as Extraction
     from geomatch.collection.options import Matching as Matching
     from geomatch.collection.options import PairSelection as PairSelection

@@ -110,3 +110,12 @@ class Matching:
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionOptions:
+    """How the images of a folder are described, paired and matched."""
+
+    extraction: Extraction = EXTRACTION
+    pairs: PairSelection = PAIRS
+    matching: Matching = MATCHING

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,10 @@ from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.verification import Verification
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
+from geomatch.reconstruction.known_poses import restore_frame, triangulate
 from geomatch.reconstruction.models import merit
 
-Mapper = Literal["incremental", "global"]
+Mapper = Literal["incremental", "global", "triangulation"]
 _MIN_MODEL_SIZE = 3
 """Fewest images of a further model beside the largest; COLMAP's 10 would hide parts of small collections."""
 _STARTS: tuple[dict[str, float], ...] = (
@@ -32,40 +34,54 @@ class Mapping:
     """How a model is made from matches; ValueError for a verification that mappers cannot use."""
 
     mapper: Mapper = "incremental"
-    """COLMAP's mapper; ``global`` does not use planar pairs."""
+    """COLMAP's mapper; ``global`` does not use planar pairs, ``triangulation`` makes points from known poses."""
     verification: Verification = "colmap"
     """What estimates the two-view geometry of each pair: COLMAP, or our `estimate_two_view`."""
     seed: int = 0
     """Random seed of COLMAP's RANSAC and mapper."""
+    start: Path | None = None
+    """Model to begin with: its cameras, image ids and poses, for `known_poses.read_poses`."""
+    fix_poses: bool = False
+    """Keep the poses and cameras of ``start``; else they are refined with the rest, and the frame is kept."""
+    rigs: Path | None = None
+    """COLMAP's rig configuration: images of one frame of a rig keep their places to each other."""
 
     def __post_init__(self) -> None:
         if self.verification == "none":
             raise ValueError("mappers use verified pairs only: verification must be 'colmap' or 'geomatch'")
+        if self.mapper == "triangulation" and self.start is None:
+            raise ValueError("triangulation needs a model with poses to start from")
+        if self.mapper == "global" and self.start is not None:
+            raise ValueError(
+                "global mapping starts from nothing: a model is extended by the incremental mapper"
+            )
 
 
 MAPPING = Mapping()
 
 
 def map_database(
-    path: Path, images: Path, out: Path, mapper: Mapper, seed: int, progress: bool = False
+    path: Path, images: Path, out: Path, mapping: Mapping = MAPPING, known: Any = None, progress: bool = False
 ) -> list[Any]:
     """Run COLMAP's mapper and write ``out/0`` and on, in place of what is there; return the models.
 
-    They are ``pycolmap.Reconstruction`` objects, that with most images first.
+    They are ``pycolmap.Reconstruction`` objects, that with most images first. ``known`` is the model of
+    ``mapping.start`` (`read_poses`), with the database's ids (`adopt_ids`); what it becomes comes first.
     """
     if out.exists():
         shutil.rmtree(out)
     best: list[Any] = []
     with database(str(path)) as opened:
         images_given = opened.num_images()
+    fresh = mapping.mapper == "incremental" and known is None
     with (
         new_folder(out) as temporary,
         tqdm(total=images_given, desc="mapping", unit="image", disable=None if progress else True) as bar,
     ):
-        for start in _STARTS if mapper == "incremental" else _STARTS[:1]:
+        for start in _STARTS if fresh else _STARTS[:1]:
             bar.reset()
             with tempfile.TemporaryDirectory(dir=temporary.parent) as work:
-                found = _run_mapper(mapper, (str(path), str(images), work), start, seed, bar)
+                found = _run_mapper((path, images, Path(work)), mapping, start, known, bar)
             models = sorted((model for model in found if min(merit(model)) > 0), key=merit, reverse=True)
             if models and (not best or merit(models[0]) > merit(best[0])):
                 best = models
@@ -79,34 +95,59 @@ def map_database(
 
 
 def _run_mapper(
-    mapper: Mapper, paths: tuple[str, str, str], start: dict[str, float], seed: int, bar: Any
+    paths: tuple[Path, Path, Path], mapping: Mapping, start: dict[str, float], known: Any, bar: Any
 ) -> list[Any]:
     library = pycolmap()
-    library.set_random_seed(seed)
+    library.set_random_seed(mapping.seed)
+    texts = [str(path) for path in paths]
     try:
-        if mapper == "global":
+        if mapping.mapper == "global":
             settings = library.GlobalPipelineOptions()
-            settings.random_seed = seed
-            return list(library.global_mapping(*paths, settings).values())
-        options = library.IncrementalPipelineOptions()
-        options.min_model_size, options.random_seed = _MIN_MODEL_SIZE, seed
-        options.num_threads = 1  # with more, one database gives models of 7 images or of 10 (measured)
-        options.mapper.random_seed = options.triangulation.random_seed = seed
-        for name, value in start.items():
-            setattr(options.mapper, name, value)
-
-        def registered(count: int) -> None:  # several models may share images
-            bar.update(min(count, bar.total - bar.n))
-
-        found = interruptible(
-            lambda token: library.incremental_mapping(
-                *paths,
-                options,
-                initial_image_pair_callback=lambda: registered(2),
-                next_image_callback=lambda: registered(1),
-                cancellation_token=token,
-            )
-        )
-        return list(found.values())
+            settings.random_seed = mapping.seed
+            return list(library.global_mapping(*texts, settings).values())
+        options = _options(mapping, start)
+        if known is None:
+            return _incremental(texts, options, bar)
+        model = triangulate(*paths, known, options)
+        bar.update(model.num_reg_images())
+        if mapping.mapper == "triangulation":
+            return [model]
+        begun = paths[2] / "begun"
+        begun.mkdir()
+        model.write(str(begun))
+        options.multiple_models = False
+        if mapping.fix_poses:
+            options.fix_existing_frames, options.constant_cameras = True, set(known.cameras)
+        (model,) = _incremental(texts, options, bar, begun)
+        if not mapping.fix_poses:
+            restore_frame(model, known)
+        return [model]
     except (RuntimeError, ValueError) as error:
-        raise GeomatchError(f"COLMAP's {mapper} mapper failed: {first_line(error)}") from error
+        raise GeomatchError(f"COLMAP's {mapping.mapper} mapper failed: {first_line(error)}") from error
+
+
+def _options(mapping: Mapping, start: dict[str, float]) -> Any:
+    options = pycolmap().IncrementalPipelineOptions()
+    options.min_model_size, options.random_seed = _MIN_MODEL_SIZE, mapping.seed
+    options.num_threads = 1  # with more, one database gives models of 7 images or of 10 (measured)
+    options.mapper.random_seed = options.triangulation.random_seed = mapping.seed
+    for name, value in start.items():
+        setattr(options.mapper, name, value)
+    return options
+
+
+def _incremental(paths: Sequence[str], options: Any, bar: Any, begun: Path | str = "") -> list[Any]:
+    def registered(count: int) -> None:  # several models may share images
+        bar.update(min(count, bar.total - bar.n))
+
+    found = interruptible(
+        lambda token: pycolmap().incremental_mapping(
+            *paths,
+            options,
+            str(begun),
+            initial_image_pair_callback=lambda: registered(2),
+            next_image_callback=lambda: registered(1),
+            cancellation_token=token,
+        )
+    )
+    return list(found.values())

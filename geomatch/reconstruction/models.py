@@ -35,7 +35,7 @@ def find_model(path: Path) -> Path:
         if any(all((folder / f"{part}{end}").is_file() for part in _PARTS) for end in (".bin", ".txt")):
             return folder
     raise GeomatchError(
-        f"{path}: no COLMAP model there; cameras.bin, images.bin and points3D.bin, or .txt, were expected"
+        f"{path}: no COLMAP model there: cameras.bin, images.bin and points3D.bin, or .txt, are needed"
     )
 
 

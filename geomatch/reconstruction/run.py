@@ -1,35 +1,34 @@
 """From a folder of photographs to a model on disk."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from geomatch.cameras import pycolmap
-from geomatch.collection.folder import find_images
+from geomatch.collection.correspondences import Correspondences
+from geomatch.collection.folder import ImageFolder, find_images
 from geomatch.collection.match import CollectionResult, match_collection
-from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
+from geomatch.collection.options import CollectionOptions
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes
-from geomatch.colmap.database import ExportReport, export_database
-from geomatch.colmap.target import check_closed
+from geomatch.colmap.database import ExportReport, copy_database, export_database
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
-from geomatch.files import read_json
 from geomatch.provenance import versions
+from geomatch.reconstruction.folder import PROGRAM, unfinished
+from geomatch.reconstruction.known_poses import adopt_ids, begin_database, read_poses
 from geomatch.reconstruction.mapping import MAPPING, Mapper, Mapping, map_database
 from geomatch.reconstruction.models import ModelSummary, summarise_model
-from geomatch.reconstruction.view import sparse_model, write_view
+from geomatch.reconstruction.outputs import write_outputs
+from geomatch.reconstruction.rigs import apply_rigs, have_places, read_rigs
+from geomatch.reconstruction.view import sparse_model, title_of, write_view
 from geomatch.stream import clocked
 
-_WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
-"""What a run leaves in its folder, in the order it is put there; the first marks the folder as ours."""
-_PROGRAM = "geomatch reconstruct"
+COLLECTION = CollectionOptions()
+Source = CollectionOptions | Correspondences | Path
+"""How photographs are matched; or matches that are there; or a COLMAP database, all of which is kept."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,12 +39,16 @@ class Reconstructed:
     num_images: int
     models: tuple[ModelSummary, ...]
     """Largest first, in ``folder/sparse/0``, ``1``, ..."""
-    matching: CollectionResult
+    matching: CollectionResult | None
+    """None when the matches were given."""
     export: ExportReport
     reason: str
     """Why there is no model; empty if there is one."""
     seconds: dict[str, float]
     """Wall time of matching, database and mapping."""
+    left_out: dict[str, str]
+    """Images of the folder or of the model to begin with that take no part, and why."""
+    written: tuple[Path, ...]
 
     def __bool__(self) -> bool:
         return bool(self.models)
@@ -54,101 +57,105 @@ class Reconstructed:
 def reconstruct(
     images: Path,
     out: Path,
+    source: Source = COLLECTION,
     *,
-    extraction: Extraction = EXTRACTION,
-    pairs: PairSelection = PAIRS,
-    matching: Matching = MATCHING,
     cameras: Cameras = CAMERAS,
     mapping: Mapping = MAPPING,
+    outputs: Sequence[str] = (),
     context: RunContext = CONTEXT,
 ) -> Reconstructed:
-    """Match a folder of photographs and map it with COLMAP.
+    """Map photographs with COLMAP: from nothing, onto a model, or into its poses (``mapping``).
 
     Writes ``database.db``, ``sparse/0`` (the largest model) and further ones, ``summary.json`` and
-    ``model.html`` to ``out``, in place of an earlier run's. What is in the store, ``out/store`` unless
+    ``model.html`` to ``out``, and ``outputs`` (`write_outputs`), in place of an earlier run's. What is in the store, ``out/store`` unless
     ``context`` has another, is not made again.
 
-    Raises what `match_collection` and `export_database` do, and GeomatchError when ``out`` is the folder of
-    images, or holds a database or model of another program.
+    Raises what `match_collection`, `export_database` and `read_poses` do, and GeomatchError when ``out`` is
+    the folder of images, or holds a database or model of another program.
     """
     check_cameras(cameras)
     if out.resolve() == images.resolve():
         raise GeomatchError(f"{out} is the folder of images; give another one for the results")
-    folder = find_images(images, out, extraction.masks)
-    image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
+    known = read_poses(mapping.start, images) if mapping.start else None
+    rigs = read_rigs(mapping.rigs) if mapping.rigs else []
+    if rigs and cameras.mode == "auto":
+        cameras = replace(cameras, mode="per-folder")  # as the images of one camera of a rig lie
+    folder, left_out = None, dict[str, str]()
+    if isinstance(source, CollectionOptions):
+        folder = find_images(images, out, source.extraction.masks)
+        if mapping.mapper == "triangulation":
+            folder, left_out = _posed(folder, known)
+        image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
     seconds: dict[str, float] = {}
-    with _unfinished(out) as work, context.started() as started:
+    found = None
+    with unfinished(out) as work, context.started() as started:
         run = replace(started, store=context.store_at(out / "store"))
         database = work / "database.db"
         with clocked(seconds, "matching"):
-            found = match_collection(
-                folder, extraction=extraction, pairs=pairs, matching=matching, context=run
-            )
+            if isinstance(source, CollectionOptions) and folder:
+                found = match_collection(
+                    folder, extraction=source.extraction, pairs=source.pairs, matching=source.matching,
+                    context=run,
+                )  # fmt: skip
+                source = found.correspondences
         with clocked(seconds, "database"):
-            report = export_database(
-                images, found.correspondences, database,
-                cameras=cameras, verification=mapping.verification, seed=mapping.seed, context=run,
-            )  # fmt: skip
+            writing = {"verification": mapping.verification, "seed": mapping.seed, "context": run}
+            if isinstance(source, Path):
+                report = copy_database(source, database, images, **writing)
+                count = report.images
+            else:
+                if known:
+                    begin_database(database, known)
+                given = {"cameras": cameras, "extend": known is not None}
+                report = export_database(images, source, database, **given, **writing)
+                count = len(source.features)
+            if known:
+                adopt_ids(database, known)
         with clocked(seconds, "mapping"):
-            sparse = work / "sparse"
-            models = map_database(database, images, sparse, mapping.mapper, mapping.seed, run.progress)
+            if rigs and not have_places(rigs):  # they are taken from a model without rigs
+                parts = map_database(database, images, work / "parts", mapping, known, run.progress)
+                apply_rigs(database, rigs, parts[0] if parts else None)
+            elif rigs:
+                apply_rigs(database, rigs)
+            models = map_database(database, images, work / "sparse", mapping, known, run.progress)
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""
-            write_view(sparse_model(models[0]), work / "model.html", images.resolve().name + further)
-        count = len(found.correspondences.features)
+            write_view(sparse_model(models[0]), work / "model.html", title_of(images) + further)
         reason = "" if models else _reason(count, report, mapping.mapper)
         report, summaries = replace(report, path=out / "database.db"), tuple(map(summarise_model, models))
+        settings, told, skipped = asdict(mapping), dict[str, Any](), dict[str, Any](report.skipped)
+        if found:
+            settings = {**found.settings, **settings}
+            told = {"pairs": found.pairs.given, "remade": found.remade}
+            skipped |= found.skipped | found.failed_pairs
         summary = {
-            "program": _PROGRAM, "images": count, "models": [asdict(model) for model in summaries],
-            "reason": reason or None, "pairs": found.pairs.given, "verified": report.verified,
-            "skipped": {**report.skipped, **found.skipped, **found.failed_pairs, **report.images_skipped},
-            "remade": found.remade,
+            "program": PROGRAM, "images": count, "images_folder": str(images.resolve()),
+            "models": [asdict(model) for model in summaries],
+            "reason": reason or None, **told, "verified": report.verified,
+            "skipped": skipped | left_out | report.images_skipped,
             "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-            "settings": {**found.settings, **asdict(mapping)},
+            "settings": settings,
             "versions": versions() | {"pycolmap": pycolmap().__version__},
         }  # fmt: skip
-        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        text = json.dumps(summary, indent=2, allow_nan=False, default=str) + "\n"
         (work / "summary.json").write_text(text, encoding="utf-8")
-    return Reconstructed(out, count, summaries, found, report, reason, seconds)
+    named = ["database.db", "summary.json", *(["sparse", "model.html"] if models else [])]
+    written = [out / name for name in named]
+    if models and outputs:  # which name the photographs from where they lie
+        written += write_outputs(models[0], images, out, outputs, context.progress)
+    return Reconstructed(out, count, summaries, found, report, reason, seconds, left_out, tuple(written))
 
 
-@contextmanager
-def _unfinished(out: Path) -> Iterator[Path]:
-    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GeomatchError(f"{out}: no folder can be made there ({error.strerror})") from error
-    try:
-        lock = FileLock(out / ".lock").acquire(timeout=0)
-    except Timeout as error:
-        text = f"{out}: another run is writing there; wait for it, or give another folder"
-        raise GeomatchError(text) from error
-    work = out / ".unfinished"
-    with lock:
-        others = [name for name in _WRITTEN if (out / name).exists()]
-        if others and not _is_ours(out / _WRITTEN[0]):
-            raise GeomatchError(f"{out / others[-1]} was not written by `{_PROGRAM}`: give another folder")
-        check_closed(out / "database.db")
-        shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
-        try:
-            (work / "old").mkdir(parents=True)
-            yield work
-            check_closed(out / "database.db")  # a log of the old one would be taken for the new one's
-            for name in _WRITTEN:
-                if (out / name).is_dir() or not (work / name).exists():
-                    with suppress(FileNotFoundError):
-                        os.replace(out / name, work / "old" / name)
-                if (work / name).exists():
-                    os.replace(work / name, out / name)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _is_ours(summary: Path) -> bool:
-    with suppress(GeomatchError):
-        return bool(read_json(summary, "summary").get("program") == _PROGRAM)
-    return False
+def _posed(folder: ImageFolder, known: Any) -> tuple[ImageFolder, dict[str, str]]:
+    """The images of the folder that have a pose, and why the others are left out."""
+    posed = {image.name for image in known.images.values() if image.has_pose}
+    names = tuple(name for name in folder.names if name in posed)
+    if not names:
+        text = f"{folder.root}: none of its {len(folder.names)} images has a pose in the model"
+        raise GeomatchError(f"{text}, which names images such as {min(posed)!r}")
+    skipped = dict.fromkeys(set(folder.names) - posed, "no pose in the model")
+    skipped |= dict.fromkeys(posed - set(names), "in the model, but no image of the folder")
+    return replace(folder, names=names), dict(sorted(skipped.items()))
 
 
 def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:

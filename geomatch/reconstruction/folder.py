@@ -1,0 +1,60 @@
+"""The folder of a run: what it writes replaces an earlier run's as a whole, and nothing else."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from geomatch.colmap.target import check_closed
+from geomatch.errors import GeomatchError
+from geomatch.files import read_json
+
+WRITTEN = (
+    "summary.json", "database.db", "sparse", "model.html",
+    "undistorted", "transforms.json", "sparse_pc.ply", "points.ply",
+)  # fmt: skip
+"""What a run leaves in its folder, in the order it is put there; the first marks the folder as ours. What
+`outputs.write_outputs` makes of a model goes when that model goes."""
+PROGRAM = "geomatch reconstruct"
+
+
+@contextmanager
+def unfinished(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GeomatchError(f"{out}: no folder can be made there ({error.strerror})") from error
+    try:
+        lock = FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        text = f"{out}: another run is writing there; wait for it, or give another folder"
+        raise GeomatchError(text) from error
+    work = out / ".unfinished"
+    with lock:
+        others = [name for name in WRITTEN if (out / name).exists()]
+        if others and not _is_ours(out / WRITTEN[0]):
+            raise GeomatchError(f"{out / others[-1]} was not written by `{PROGRAM}`: give another folder")
+        check_closed(out / "database.db")
+        shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
+        try:
+            (work / "old").mkdir(parents=True)
+            yield work
+            check_closed(out / "database.db")  # a log of the old one would be taken for the new one's
+            for name in WRITTEN:
+                if (out / name).is_dir() or not (work / name).exists():
+                    with suppress(FileNotFoundError):
+                        os.replace(out / name, work / "old" / name)
+                if (work / name).exists():
+                    os.replace(work / name, out / name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_ours(summary: Path) -> bool:
+    with suppress(GeomatchError):
+        return bool(read_json(summary, "summary").get("program") == PROGRAM)
+    return False

@@ -1,0 +1,42 @@
+"""Rigs of cameras, from the configuration file of COLMAP's ``rig_configurator``."""
+
+from pathlib import Path
+from typing import Any
+
+from geomatch.cameras import pycolmap
+from geomatch.colmap.library import database
+from geomatch.errors import GeomatchError, first_line, reading
+
+
+def read_rigs(path: Path) -> list[Any]:
+    """Read ``rig_config.json`` (COLMAP's documentation, "Rig Support") as pycolmap's configurations.
+
+    Raises GeomatchError when it cannot be read or has no rig.
+    """
+    with reading(path, "rig configuration of COLMAP"):
+        path.open().close()
+        try:
+            found = list(pycolmap().read_rig_config(str(path)))
+        except RuntimeError as error:
+            raise ValueError(first_line(error)) from error
+    if not found:
+        raise GeomatchError(f"{path}: no rig in it; a list of rigs with their cameras was expected")
+    return found
+
+
+def have_places(rigs: list[Any]) -> bool:
+    """True if the configurations say where every camera sits in its rig."""
+    return all(one.ref_sensor or one.cam_from_rig is not None for rig in rigs for one in rig.cameras)
+
+
+def apply_rigs(path: Path, rigs: list[Any], model: Any = None) -> None:
+    """Make the database's images frames of rigs; ``model`` gives places in the rig where there are none.
+
+    Raises GeomatchError when no image has a camera's prefix, or the images of one prefix have several cameras.
+    """
+    with database(str(path)) as opened:
+        try:
+            pycolmap().apply_rig_config(rigs, opened, model)
+        except (RuntimeError, ValueError) as error:
+            text = first_line(error).partition("] ")[2] or first_line(error)
+            raise GeomatchError(f"the rigs do not fit the images: {text}") from error
