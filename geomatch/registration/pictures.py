@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from geomatch.files import make_folder
 from geomatch.images import READING, Reading
-from geomatch.keypoints.detector import spread
-from geomatch.rasters.maps import georeference_of, write_points, write_vrt
+from geomatch.rasters.maps import georeference_of
 from geomatch.rasters.reading import open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
@@ -23,7 +22,6 @@ Pair = tuple[str, str]
 """Names of the reference and of the image that is warped onto it."""
 PICTURES = "warped"
 _STEP = 8  # pixels between two places where a smooth warp is evaluated
-_CONTROL = 100  # control points beside a map, roughly, spread over the image
 _ROUNDS = 20  # of the iteration that inverts a smooth warp
 
 
@@ -71,10 +69,8 @@ def estimate_of(line: dict[str, Any]) -> HomographyEstimate | None:
     return HomographyEstimate(matrix, inliers, model=line["model"], smooth=line.get("smooth") or "", **given)
 
 
-def write_warped(
-    target: Target, pair: Pair, found: HomographyEstimate, line: dict[str, Any]
-) -> tuple[str, tuple[int, int]]:
-    """Warp the image of a pair onto its reference; control points of ``line`` are written beside maps.
+def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple[str, tuple[int, int]]:
+    """Warp the image of a pair onto its reference.
 
     Returns the picture's path below the results, and where its first pixel lies in the frame. Raises
     `GeomatchError` when an image cannot be read, or the canvas would be too large.
@@ -94,13 +90,6 @@ def write_warped(
         blocks = warp_blocks(moved, send, size, output.interpolation, offset, step=step)
         shifted = place.shifted(offset) if place and path.suffix == ".tif" else None
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
-        if place is not None and found.inliers.any():
-            points = [np.array(line[own])[found.inliers] for own in ("points0", "points1")]
-            apart = np.sqrt(np.prod(np.ptp(points[0], axis=0)) / _CONTROL)
-            some = spread(points[0], max(apart, 1.0))
-            own, mapped = points[not output.inverse][some], place.to_map(points[output.inverse][some])
-            for write, suffix in ((write_points, ".points"), (write_vrt, ".vrt")):
-                write(path.with_suffix(suffix), moved, own, mapped, place.crs)
         if output.pages:
             with open_raster(path) as warped:
                 rasters = frame, moved, warped
