@@ -1,7 +1,6 @@
 """Arguments as OpenCV takes them: TypeError for the wrong type, ValueError for the wrong shape or value."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -41,19 +40,6 @@ def check_mask(mask: object, shape: tuple[int, ...]) -> NDArray[np.uint8] | None
     return np.ascontiguousarray(mask.reshape(shape))
 
 
-def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
-    """Rows (N, D) of uint8 or any float, as float32; None stands for no descriptors."""
-    if descriptors is None:
-        return np.zeros((0, 0), np.float32)
-    if not isinstance(descriptors, np.ndarray):
-        raise TypeError(f"{name} must be an array (N, D) or None, got {type(descriptors).__name__}")
-    if descriptors.dtype != np.uint8 and descriptors.dtype.kind != "f":
-        raise TypeError(f"{name} must be float32 or uint8, got {descriptors.dtype}")
-    if descriptors.ndim != 2:
-        raise ValueError(f"{name} must have shape (N, D), got {descriptors.shape}")
-    return np.ascontiguousarray(descriptors, np.float32)
-
-
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
     """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
     if keypoints is None:
@@ -66,17 +52,6 @@ def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
         if not isinstance(value, cv2.KeyPoint):
             raise TypeError(f"keypoints[{index}] must be a cv2.KeyPoint, got {type(value).__name__}")
     return tuple(keypoints)
-
-
-def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None) -> Sequence[Any]:
-    """One value per image; None stands for one None each."""
-    if values is None:
-        return [None] * len(images)
-    if not isinstance(values, (list, tuple)):
-        raise TypeError(f"with a list of images {name} must be a list, too, got {type(values).__name__}")
-    if len(values) != len(images):
-        raise ValueError(f"{len(images)} images need as many {name}, got {len(values)}")
-    return values
 
 
 def check_whole(name: str, value: object, least: int) -> int:
