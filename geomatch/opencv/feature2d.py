@@ -14,8 +14,7 @@ from geomatch.errors import first_line
 from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
-from geomatch.opencv.arguments import check_image, check_keypoints, check_mask
-from geomatch.opencv.convert import from_bgr, to_keypoints
+from geomatch.opencv.convert import check_image, check_keypoints, check_mask, from_bgr, to_keypoints
 from geomatch.types import Features
 
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image

@@ -13,7 +13,7 @@ from geomatch.estimators import Estimator, OpenCVEstimator, create_estimator
 from geomatch.estimators.gate import check_threshold
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import normalize_homography, warp_points
-from geomatch.opencv.arguments import check_number, check_whole
+from geomatch.opencv.convert import check_number, check_whole
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 DEFAULT_THRESHOLD = 3.0  # also for a threshold that is not positive, as in OpenCV

@@ -1,25 +1,28 @@
-"""The picture of one registration: an image warped onto a frame at full depth."""
+"""The pictures of a registration: an image warped onto a frame at full depth, and a page to judge it by."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
-from geomatch.files import make_folder
-from geomatch.images import READING, Reading
+from geomatch.files import make_folder, write_whole
+from geomatch.images import READING, Conversion, Reading
 from geomatch.rasters.maps import georeference_of
-from geomatch.rasters.reading import open_raster
-from geomatch.rasters.warping import Interpolation, canvas_of, through, warp_blocks
+from geomatch.rasters.reading import Raster, open_raster
+from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
-from geomatch.registration.pages import write_previews
 from geomatch.types import HomographyEstimate
 
 Pair = tuple[str, str]
 """Names of the reference and of the image that is warped onto it."""
-PICTURES = "warped"
+PICTURES, PREVIEWS, PAGE = "warped", "previews", "index.html"
+_SIDE = 1000  # long side of the previews in pixels
+_SQUARES = 8  # of a checkerboard, along its long side
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,53 @@ def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple
                 rasters = frame, moved, warped
                 write_previews(target.out, name, rasters, offset, send, target.reading.conversion)
     return path.relative_to(target.out).as_posix(), offset
+
+
+def write_previews(
+    out: Path,
+    name: str,
+    rasters: tuple[Raster, Raster, Raster],
+    offset: tuple[int, int],
+    send: Send,
+    conversion: Conversion,
+) -> None:
+    """Write the frame, the picture warped onto it and a checkerboard of both, as the page shows them.
+
+    ``rasters`` are the frame, the image, and the image warped, whose first pixel lies at ``offset`` of the
+    frame; ``send`` says where points of the frame lie in the image.
+    """
+    frame, image, warped = rasters
+    shown = warped.overview(_SIDE, conversion)
+    scale = np.array(shown.size) / warped.size
+    plain = frame.overview(_SIDE, conversion)
+    zoom = scale * frame.size / plain.size
+    # pixels are areas: (x + 0.5) times the scale
+    placed = np.array([[zoom[0], 0, -offset[0] * scale[0]], [0, zoom[1], -offset[1] * scale[1]]])
+    placed[:, 2] += 0.5 * zoom - 0.5
+    border: Any = (255, 255, 255)
+    behind = cv2.warpAffine(plain.pixels, placed, shown.size, flags=cv2.INTER_LINEAR, borderValue=border)
+    rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
+    points = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) / scale - 0.5 + offset
+    with np.errstate(invalid="ignore"):
+        places = send(points)
+        seen = ((places >= -0.5) & (places <= np.array(image.size) - 0.5)).all(axis=1).reshape(rows.shape)
+    square = max(shown.size) / _SQUARES
+    chosen = seen & ((rows // square + columns // square) % 2 < 1)
+    pictures = {
+        "frame": np.asarray(behind),
+        "warped": np.where(seen[:, :, None], shown.pixels, 255),
+        "checkerboard": np.where(chosen[:, :, None], shown.pixels, behind),
+    }
+    for kind, pixels in pictures.items():
+        path = out / PREVIEWS / f"{name}.{kind}.jpg"
+        make_folder(path.parent)
+        _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1], np.uint8))
+        write_whole(path, code.tobytes())
+
+
+def write_index(out: Path, rows: Sequence[Mapping[str, Any]], frame: str) -> None:
+    """Write the page; rows are registrations, of which the ``frame``, reference or image, was not warped."""
+    page = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
+    data = json.dumps(list(rows)).replace("<", "\\u003c")
+    page = page.replace('/*FRAME*/"reference"', json.dumps(frame))
+    write_whole(out / PAGE, page.replace("/*ROWS*/[]", data))

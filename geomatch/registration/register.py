@@ -17,10 +17,18 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, make_folder, write_whole
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
-from geomatch.registration.pages import FOLDER as PREVIEWS
-from geomatch.registration.pages import write_index
 from geomatch.registration.pair_list import match_list
-from geomatch.registration.pictures import OUTPUT, PICTURES, Output, Pair, Target, estimate_of, write_warped
+from geomatch.registration.pictures import (
+    OUTPUT,
+    PICTURES,
+    PREVIEWS,
+    Output,
+    Pair,
+    Target,
+    estimate_of,
+    write_index,
+    write_warped,
+)  # fmt: skip
 
 TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
 """Names of what is written."""
