@@ -190,7 +190,7 @@ def _on_plane(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> tuple[
     support = np.zeros(len(sizes))
     for link in links:
         support[[link.i, link.j]] += len(link.points_i)
-    placed = enumerate(adjust(len(sizes), links, "homography", int(support.argmax())).matrices)
+    placed = enumerate(adjust(len(sizes), links, "homography", int(support.argmax())))
     return {n: (np.asarray(np.linalg.inv(m)), np.eye(3)) for n, m in placed if m is not None}, 1.0
 
 
