@@ -17,7 +17,7 @@ from geomatch.errors import ImageError
 from geomatch.estimators.models import PLANE_MODELS
 from geomatch.geometry import image_corners, resize_homography, warp_points
 from geomatch.images import Image, ImageFile
-from geomatch.images.masks import add_mask
+from geomatch.images.image import add_mask
 from geomatch.keypoints import MixedDetector, create_detector
 from geomatch.parallel import side_by_side
 from geomatch.pipeline import Pipeline, timed

@@ -26,7 +26,6 @@ from geomatch.describers import release
 from geomatch.dift import PRESETS
 from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.maps.transfer import transfer_points
-from geomatch.drawing.similarity import principal_components
 from geomatch.estimators import create_estimator
 from geomatch.isolation import isolated
 from geomatch.keypoints import (
@@ -206,7 +205,7 @@ def transferring(extractor: DIFTExtractor) -> Arrays:
         transfer_points(first, second, np.array([[20.0, 30], [50, 50]]), "l2", r)
         for r in ("argmax", "soft-argmax")
     ]
-    return [*(one.points for one in found), principal_components(first)]
+    return [one.points for one in found]
 
 
 def propagating(extractor: DIFTExtractor) -> Arrays:

@@ -25,13 +25,13 @@ from geomatch.images.loading import name_of as name_of
 from geomatch.images.loading import open_image as open_image
 from geomatch.images.loading import raw_size as raw_size
 from geomatch.images.loading import stream_images as stream_images
-from geomatch.images.masks import NO_MASKS as NO_MASKS
-from geomatch.images.masks import Masks as Masks
 from geomatch.images.opening import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from geomatch.images.opening import MAX_PIXELS as MAX_PIXELS
 from geomatch.images.opening import check_image_file as check_image_file
+from geomatch.images.source import NO_MASKS as NO_MASKS
 from geomatch.images.source import READING as READING
 from geomatch.images.source import ImageFile as ImageFile
+from geomatch.images.source import Masks as Masks
 from geomatch.images.source import Reading as Reading
 from geomatch.images.values import CONVERSION as CONVERSION
 from geomatch.images.values import Conversion as Conversion

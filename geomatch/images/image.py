@@ -70,6 +70,23 @@ def reduce_image(image: Image, max_side: int | None) -> Image:
     return Image(np.asarray(pixels, dtype=np.uint8), image.name, image.note, mask)
 
 
+def add_mask(image: Image, mask: NDArray[np.bool_] | None, name: str, ignore_border: int) -> Image:
+    """The image with a mask (H, W) and a border that are left out, beside what its own mask leaves out."""
+    if mask is None and not ignore_border:
+        return image
+    allowed = np.ones(image.pixels.shape[:2], np.bool_) if image.mask is None else image.mask.copy()
+    if mask is not None:
+        if mask.shape != allowed.shape:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, allowed.shape)]
+            raise ImageError(f"{name}: the mask has {sizes[0]} pixels, {image.name} has {sizes[1]}")
+        allowed &= mask
+    if ignore_border:
+        inner = np.zeros_like(allowed)
+        inner[ignore_border:-ignore_border, ignore_border:-ignore_border] = True
+        allowed &= inner
+    return replace(image, mask=allowed)
+
+
 def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
     """Write a picture (H, W, 3) RGB."""
     import cv2

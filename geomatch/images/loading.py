@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.errors import ImageError, reading
-from geomatch.images.image import Image
-from geomatch.images.masks import add_mask
+from geomatch.images.image import Image, add_mask
 from geomatch.images.opening import DAMAGED, check_size, check_still, format_of, open_file, open_picture
 from geomatch.images.tiff import Page, open_page, read_page
 from geomatch.images.values import CONVERSION, Conversion, Values, choose_bands, opacity, to_pixels

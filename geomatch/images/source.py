@@ -1,12 +1,13 @@
-"""An image file and how it is read."""
+"""Files of images and of their masks, and how they are read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from geomatch.errors import ImageError
 from geomatch.files import digest_of, sha256_of
 from geomatch.images.image import Image
 from geomatch.images.loading import load_image, raw_size
-from geomatch.images.masks import NO_MASKS, Masks
 from geomatch.images.values import CONVERSION, Conversion
 
 
@@ -40,6 +41,44 @@ class ImageFile:
             return 0
         width, height = raw_size(self.path)
         return width * height
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """What is left out of each image of a folder or list; ImageError for a folder that does not exist."""
+
+    folder: Path | None = None
+    """Pictures of the images' sizes, as stored, black where no keypoints are wanted. That of ``a/b.jpg`` is
+    ``a/b.jpg.png``, as COLMAP has it, or ``a/b.png`` or ``a/b.jpg``; images without one are used whole."""
+    ignore_border: int = 0
+    """Pixels left out along each side."""
+
+    def __post_init__(self) -> None:
+        if self.ignore_border < 0:
+            raise ValueError(f"ignore_border must be 0 or more pixels, got {self.ignore_border}")
+        if self.folder is not None and not self.folder.is_dir():
+            raise ImageError(f"{self.folder}: no such folder of masks")
+
+    def path(self, name: str, image: Path | None = None) -> Path | None:
+        """The mask of an image by its path below its folder; None without one. An image is not its own."""
+        if self.folder is None:
+            return None
+        own = self.folder / name.lstrip("/")
+        tried = (own.with_name(own.name + ".png"), own.with_suffix(".png"), own)
+        return next(
+            (path for path in tried if path.is_file() and not (image and image.resolve() == path.resolve())),
+            None,
+        )
+
+    def check(self, names: Sequence[str], folder: Path = Path()) -> None:
+        """Raise ImageError when there is a mask of none of these images, which lie in ``folder``."""
+        if self.folder is not None and not any(self.path(name, folder / name) for name in names):
+            raise ImageError(
+                f"{self.folder}: no mask of any image there; that of {names[0]} would be {names[0]}.png"
+            )
+
+
+NO_MASKS = Masks()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,28 @@
-"""The picture of one registration: an image warped onto a frame at full depth."""
+"""The pictures of a registration: an image warped onto a frame at full depth, and a page to judge it by."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from geomatch.files import make_folder
-from geomatch.images import READING, Reading
-from geomatch.keypoints.detector import spread
-from geomatch.rasters.maps import georeference_of, write_points, write_vrt
-from geomatch.rasters.reading import open_raster
+from geomatch.files import make_folder, write_whole
+from geomatch.images import READING, Conversion, Reading
+from geomatch.rasters.maps import georeference_of
+from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
-from geomatch.registration.pages import write_previews
 from geomatch.types import HomographyEstimate
 
 Pair = tuple[str, str]
 """Names of the reference and of the image that is warped onto it."""
-PICTURES = "warped"
-_STEP = 8  # pixels between two places where a smooth warp is evaluated
-_CONTROL = 100  # control points beside a map, roughly, spread over the image
-_ROUNDS = 20  # of the iteration that inverts a smooth warp
+PICTURES, PREVIEWS, PAGE = "warped", "previews", "index.html"
+_SIDE = 1000  # long side of the previews in pixels
+_SQUARES = 8  # of a checkerboard, along its long side
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +63,13 @@ def estimate_of(line: dict[str, Any]) -> HomographyEstimate | None:
     """The estimate of a line that `match_list` gave."""
     if line["reason"] is not None:
         return None
-    names = ("corner_deviations", "covariance", "score", "control_points", "control_shifts")
-    given: dict[str, Any] = {name: line.get(name) for name in names}
+    given: dict[str, Any] = {name: line.get(name) for name in ("corner_deviations", "covariance", "score")}
     matrix, inliers = np.array(line["homography"]), np.array(line["inliers"], np.bool_)
-    return HomographyEstimate(matrix, inliers, model=line["model"], smooth=line.get("smooth") or "", **given)
+    return HomographyEstimate(matrix, inliers, model=line["model"], **given)
 
 
-def write_warped(
-    target: Target, pair: Pair, found: HomographyEstimate, line: dict[str, Any]
-) -> tuple[str, tuple[int, int]]:
-    """Warp the image of a pair onto its reference; control points of ``line`` are written beside maps.
+def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple[str, tuple[int, int]]:
+    """Warp the image of a pair onto its reference.
 
     Returns the picture's path below the results, and where its first pixel lies in the frame. Raises
     `GeomatchError` when an image cannot be read, or the canvas would be too large.
@@ -82,7 +77,8 @@ def write_warped(
     output, name = target.output, target.names[pair]
     opened = [partial(open_raster, target.folder / one, apply_exif=target.reading.apply_exif) for one in pair]
     with opened[0]() as reference, opened[1]() as image:
-        there, back = sends(found, reference.size, image.size)
+        there = through(found.matrix, image.size)
+        back = through(np.linalg.inv(found.matrix), reference.size)
         frame, moved = (image, reference) if output.inverse else (reference, image)
         send, outline = (back, there) if output.inverse else (there, back)
         size, offset = target.canvas or canvas_of(frame.size, [(moved.size, outline)], output.canvas)
@@ -90,17 +86,9 @@ def write_warped(
         usual = "tif" if place else suffix_for(moved.dtype, moved.bands, size)[1:]
         path = target.out / PICTURES / f"{name}.{output.suffix or usual}"
         make_folder(path.parent)
-        step = _STEP if found.smooth else 1
-        blocks = warp_blocks(moved, send, size, output.interpolation, offset, step=step)
+        blocks = warp_blocks(moved, send, size, output.interpolation, offset)
         shifted = place.shifted(offset) if place and path.suffix == ".tif" else None
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
-        if place is not None and found.inliers.any():
-            points = [np.array(line[own])[found.inliers] for own in ("points0", "points1")]
-            apart = np.sqrt(np.prod(np.ptp(points[0], axis=0)) / _CONTROL)
-            some = spread(points[0], max(apart, 1.0))
-            own, mapped = points[not output.inverse][some], place.to_map(points[output.inverse][some])
-            for write, suffix in ((write_points, ".points"), (write_vrt, ".vrt")):
-                write(path.with_suffix(suffix), moved, own, mapped, place.crs)
         if output.pages:
             with open_raster(path) as warped:
                 rasters = frame, moved, warped
@@ -108,19 +96,51 @@ def write_warped(
     return path.relative_to(target.out).as_posix(), offset
 
 
-def sends(found: HomographyEstimate, size0: tuple[int, int], size1: tuple[int, int]) -> tuple[Send, Send]:
-    """From pixels of image 0 to image 1, and back."""
-    there, back = through(found.matrix, size1), through(np.linalg.inv(found.matrix), size0)
-    if not found.smooth:
-        return there, back
+def write_previews(
+    out: Path,
+    name: str,
+    rasters: tuple[Raster, Raster, Raster],
+    offset: tuple[int, int],
+    send: Send,
+    conversion: Conversion,
+) -> None:
+    """Write the frame, the picture warped onto it and a checkerboard of both, as the page shows them.
 
-    def inverse(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By iteration: the smooth shift is small beside the plane's."""
-        start = back(points)
-        place = start
-        for _ in range(_ROUNDS):
-            shift = found.send(place) - there(place)
-            place = back(points - shift)
-        return place
+    ``rasters`` are the frame, the image, and the image warped, whose first pixel lies at ``offset`` of the
+    frame; ``send`` says where points of the frame lie in the image.
+    """
+    frame, image, warped = rasters
+    shown = warped.overview(_SIDE, conversion)
+    scale = np.array(shown.size) / warped.size
+    plain = frame.overview(_SIDE, conversion)
+    zoom = scale * frame.size / plain.size
+    # pixels are areas: (x + 0.5) times the scale
+    placed = np.array([[zoom[0], 0, -offset[0] * scale[0]], [0, zoom[1], -offset[1] * scale[1]]])
+    placed[:, 2] += 0.5 * zoom - 0.5
+    border: Any = (255, 255, 255)
+    behind = cv2.warpAffine(plain.pixels, placed, shown.size, flags=cv2.INTER_LINEAR, borderValue=border)
+    rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
+    points = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) / scale - 0.5 + offset
+    with np.errstate(invalid="ignore"):
+        places = send(points)
+        seen = ((places >= -0.5) & (places <= np.array(image.size) - 0.5)).all(axis=1).reshape(rows.shape)
+    square = max(shown.size) / _SQUARES
+    chosen = seen & ((rows // square + columns // square) % 2 < 1)
+    pictures = {
+        "frame": np.asarray(behind),
+        "warped": np.where(seen[:, :, None], shown.pixels, 255),
+        "checkerboard": np.where(chosen[:, :, None], shown.pixels, behind),
+    }
+    for kind, pixels in pictures.items():
+        path = out / PREVIEWS / f"{name}.{kind}.jpg"
+        make_folder(path.parent)
+        _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1], np.uint8))
+        write_whole(path, code.tobytes())
 
-    return found.send, inverse
+
+def write_index(out: Path, rows: Sequence[Mapping[str, Any]], frame: str) -> None:
+    """Write the page; rows are registrations, of which the ``frame``, reference or image, was not warped."""
+    page = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
+    data = json.dumps(list(rows)).replace("<", "\\u003c")
+    page = page.replace('/*FRAME*/"reference"', json.dumps(frame))
+    write_whole(out / PAGE, page.replace("/*ROWS*/[]", data))

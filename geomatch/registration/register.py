@@ -17,10 +17,18 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, make_folder, write_whole
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
-from geomatch.registration.pages import FOLDER as PREVIEWS
-from geomatch.registration.pages import write_index
 from geomatch.registration.pair_list import match_list
-from geomatch.registration.pictures import OUTPUT, PICTURES, Output, Pair, Target, estimate_of, write_warped
+from geomatch.registration.pictures import (
+    OUTPUT,
+    PICTURES,
+    PREVIEWS,
+    Output,
+    Pair,
+    Target,
+    estimate_of,
+    write_index,
+    write_warped,
+)  # fmt: skip
 
 TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
 """Names of what is written."""
@@ -42,8 +50,6 @@ class Registration:
     """Those of the model, such as ``scale`` and ``rotation`` in degrees (`HomographyEstimate.parameters`)."""
     parameter_deviations: dict[str, float] | None = None
     """Their standard deviations."""
-    smooth: str = ""
-    """The smooth warp on top of it, which is in ``matches.jsonl``."""
     matches: int = 0
     inliers: int = 0
     corner_deviation: float | None = None
@@ -204,13 +210,13 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     if found is None:
         return Registration(*pair, line["reason"], matches=matches, key=key)
     try:
-        file, offset = write_warped(target, pair, found, line)
+        file, offset = write_warped(target, pair, found)
     except GeomatchError as error:
         return Registration(*pair, first_line(error), matches=matches, key=key)
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())
     return Registration(
         *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
-        found.smooth, matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
+        matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
         offset, key,
     )  # fmt: skip
 
@@ -233,7 +239,7 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
     writer = csv.writer(table, lineterminator="\n")
     entries = [f"h{row}{column}" for row in range(3) for column in range(3)]
     writer.writerow(
-        ["reference", "image", "file", "model", "smooth", "matches", "inliers", "corner_deviation", "score",
+        ["reference", "image", "file", "model", "matches", "inliers", "corner_deviation", "score",
          "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks", "reason"]
     )  # fmt: skip
     for one in done:
@@ -241,7 +247,7 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
         deviation = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
         score = "" if one.score is None else f"{one.score:.4f}"
         writer.writerow(
-            [one.reference, one.image, one.file, one.model, one.smooth, one.matches, one.inliers, deviation,
+            [one.reference, one.image, one.file, one.model, one.matches, one.inliers, deviation,
              score, *one.offset, *matrix, _listed(one.parameters),
              _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
         )  # fmt: skip

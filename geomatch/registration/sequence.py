@@ -6,7 +6,6 @@ A chain of neighbours drifts. Links that jump pull the drift out when all are fi
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import nan
 from typing import Any
 
 import numpy as np
@@ -34,20 +33,6 @@ class Link:
     points_j: NDArray[np.floating]  # (K, 2) their partners in image j
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Adjustment:
-    """Where the images of a sequence lie."""
-
-    matrices: tuple[Matrix | None, ...]
-    """For each image (3, 3), from its pixels to those of the reference; None where it was left out."""
-    reasons: tuple[str, ...]
-    """For each image why it was left out; empty where it was not."""
-    errors: NDArray[np.float64]
-    """For each link its median difference in pixels of image j; NaN where an image was left out."""
-    used: NDArray[np.bool_]
-    """For each link if it counted; false where it contradicts the others, or an image was left out."""
-
-
 def pairs_of(count: int, reach: int = 20) -> list[tuple[int, int]]:
     """Which images of a sequence to link: neighbours, jumps of 2, 5, 10, 20, ... up to ``reach``, the first.
 
@@ -67,7 +52,7 @@ def closures(
 ) -> list[tuple[int, int]]:
     """Pairs beyond those ``tried`` that overlap where they lie, most first: links that close a loop.
 
-    ``matrices`` as in `Adjustment`, ``sizes`` (width, height); ``least`` is a share of the smaller image.
+    ``matrices`` as `adjust` gives them, ``sizes`` (width, height); ``least`` is a share of the smaller image.
     """
     import cv2
 
@@ -80,34 +65,33 @@ def closures(
     return sorted((pair for pair in shares if shares[pair] >= least), key=lambda pair: (-shares[pair], pair))
 
 
-def adjust(count: int, links: Sequence[Link], model: str = "homography", reference: int = 0) -> Adjustment:
+def adjust(
+    count: int, links: Sequence[Link], model: str = "homography", reference: int = 0
+) -> list[Matrix | None]:
     """Fit the transforms of ``count`` images to all links at once, with scipy's `least_squares`.
 
     What is made small, with a robust loss, are differences in pixels of image j: between its points and those
     of image i, sent to the reference and back. The fit starts from matrices chained along the links with most
     points. The link that contradicts the others most is dropped, and the fit repeated, until none does.
 
-    Raises `MissingDependencyError` without scipy, and ValueError for an unknown model.
+    Returns for each image (3, 3), from its pixels to those of the reference; None where no link leads to it
+    that agrees with the others. Raises `MissingDependencyError` without scipy, and ValueError for an unknown
+    model.
     """
     if model not in PLANES:
         raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(PLANES)}")
-    thinned = [_thinned(link) for link in links]
-    kept = list(range(len(links)))
+    kept = [_thinned(link) for link in links]
     while True:
-        places = _chained([thinned[number] for number in kept], reference)
-        kept = [number for number in kept if links[number].i in places]
-        if kept:
-            places = _fitted(places, [thinned[number] for number in kept], model, reference)
-        errors = np.array([_error(link, places) for link in thinned])
-        worst = max(kept, key=lambda number: errors[number], default=None)
-        if worst is None or errors[worst] <= max(_LEAST, _WRONG * np.median(errors[kept])):
+        places = _chained(kept, reference)
+        kept = [link for link in kept if link.i in places]
+        if not kept:
             break
-        kept.remove(worst)
-    reasons = tuple(
-        "" if i in places else "no link leads to it that agrees with the others" for i in range(count)
-    )
-    used = np.isin(np.arange(len(links)), kept)
-    return Adjustment(tuple(places.get(i) for i in range(count)), reasons, errors, used)
+        places = _fitted(places, kept, model, reference)
+        errors = [_error(link, places) for link in kept]
+        if max(errors) <= max(_LEAST, _WRONG * np.median(errors)):
+            break
+        del kept[errors.index(max(errors))]
+    return [places.get(i) for i in range(count)]
 
 
 def _thinned(link: Link) -> Link:
@@ -179,7 +163,5 @@ def _fitted(
 
 def _error(link: Link, places: dict[int, Matrix]) -> float:
     """Median difference in pixels of image j."""
-    if link.i not in places or link.j not in places:
-        return nan
     between = np.linalg.inv(places[link.j]) @ places[link.i]
     return float(np.median(np.linalg.norm(warp_points(between, link.points_i) - link.points_j, axis=1)))

@@ -17,7 +17,7 @@ from geomatch.rasters.warping import canvas_of, through
 from geomatch.registration.pair_list import match_list
 from geomatch.registration.pictures import OUTPUT, Output, Target
 from geomatch.registration.register import MATCHES, Registration, named_files, names_of, write_registrations
-from geomatch.registration.sequence import Adjustment, Link, adjust, closures, pairs_of
+from geomatch.registration.sequence import Link, Matrix, adjust, closures, pairs_of
 from geomatch.transforms import PLANES
 
 _LEAST_SCORE = 0.5  # of a pair that links two images
@@ -51,8 +51,6 @@ def register_sequence(
         raise GeomatchError("a sequence needs two images at least")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
-    if pipeline.smooth != "none":
-        raise ValueError("images of a sequence are placed by planes, without a smooth warp")
     make_folder(out)
     count, told = len(names), (pipeline, reading, out / MATCHES, progress, True)
     tried, sizes = [(i, i + 1) for i in range(count - 1)], {0: (1, 1)}  # a pixel where none can be read
@@ -74,9 +72,7 @@ def register_sequence(
             break
     for _ in match_list(pairs, folder, *told[:-2], False):  # the file has these alone
         pass
-    placed = [
-        (sizes[i], through(matrix, sizes[0])) for i, matrix in enumerate(found.matrices) if matrix is not None
-    ]
+    placed = [(sizes[i], through(matrix, sizes[0])) for i, matrix in enumerate(found) if matrix is not None]
     canvas = None if output.inverse else canvas_of(sizes[0], placed, output.canvas)
     called = names_of([(names[0], name) for name in names])
     target = Target(folder, out, called, reading, output, canvas)
@@ -84,14 +80,14 @@ def register_sequence(
 
 
 def _further(
-    found: Adjustment, sizes: Sequence[tuple[int, int]], tried: Sequence[tuple[int, int]]
+    found: Sequence[Matrix | None], sizes: Sequence[tuple[int, int]], tried: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """Links to try next: jumps among images that overlap, about those that have no place, and across.
 
     Images that do not overlap are not tried: that takes longest.
     """
-    near, known = dict.fromkeys(closures(found.matrices, sizes, tried)), set(tried)
-    lost = {i for i, matrix in enumerate(found.matrices) if matrix is None}
+    near, known = dict.fromkeys(closures(found, sizes, tried)), set(tried)
+    lost = {i for i, matrix in enumerate(found) if matrix is None}
     jumps = [
         (i, j)
         for i, j in pairs_of(len(sizes))
@@ -108,12 +104,13 @@ def _link(i: int, j: int, line: dict[str, Any]) -> Link:
 
 
 def _lines(
-    names: Sequence[str], model: str, found: Adjustment, lines: Sequence[dict[str, Any]]
+    names: Sequence[str], model: str, found: Sequence[Matrix | None], lines: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """What `match_list` would say of the first image and each of the others, after the adjustment."""
     made = []
     everything = digest_of([line["key"] for line in lines])
-    for name, matrix, reason in zip(names[1:], found.matrices[1:], found.reasons[1:], strict=True):
+    reason = "no link leads to it that agrees with the others"
+    for name, matrix in zip(names[1:], found[1:], strict=True):
         own = [line for line in lines if name in (line["image0"], line["image1"])]
         best = max(own, key=lambda line: line.get("num_inliers", 0))
         why = [line["reason"] for line in own if line["reason"] is not None]
