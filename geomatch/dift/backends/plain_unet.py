@@ -19,12 +19,12 @@ class Timesteps(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.half = width // 2
+        self.count = width // 2
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """(B,) to (B, width) float32."""
-        steps = torch.arange(self.half, dtype=torch.float32, device=timesteps.device)
-        angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / self.half)
+        steps = torch.arange(self.count, dtype=torch.float32, device=timesteps.device)
+        angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / self.count)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
