@@ -15,10 +15,10 @@ from geomatch import DIFTConfig, DIFTExtractor, Image, WeightsError
 from geomatch.dift import PRESETS
 from geomatch.dift.backends import compiled
 from geomatch.dift.backends.compiled import COMPILE_FROM, Runner
+from geomatch.dift.backends.loading import load_finite
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.pixel_unet import empty_unet
 from geomatch.dift.backends.plain_unet import PlainUNet
-from geomatch.dift.backends.precision import load_finite
 from geomatch.dift.backends.wanted import WantedPart, steps_of
 from geomatch.dift.ensemble import NOISES, drawn_noises
 from geomatch.weights.checkpoint import fill_network
