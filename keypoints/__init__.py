@@ -4,7 +4,6 @@ A detector is anything with a ``detect(image) -> Features`` method.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from geomatch.keypoints.detector import Detector, GridDetector
@@ -30,31 +29,26 @@ ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "sift-faint", "orb
 """Names of the detectors whose keypoints have scale and orientation."""
 
 
-def _network(name: str, max_keypoints: int, device: str) -> Detector:
-    detector: Callable[..., Detector] = __getattr__(name)  # loads torch
-    return detector(max_keypoints=max_keypoints, device=device)
-
-
-def _kornia(name: str, max_keypoints: int, device: str) -> Detector:
-    detector: Detector = __getattr__("KorniaFeatures")(name, max_keypoints, device=device)
-    return detector
-
-
-def _opencv(name: str, max_keypoints: int, device: str) -> Detector:
-    return OpenCVDetector(name, max_keypoints)
-
-
 def detectors() -> dict[str, Callable[[int, str], Detector]]:
     """Every detector by name, as a function of the largest number of keypoints and the network's device."""
+
+    def network(name: str, *kind: str) -> Callable[[int, str], Detector]:
+        return lambda count, device: __getattr__(name)(
+            *kind, max_keypoints=count, device=device
+        )  # loads torch
+
+    def opencv(name: str) -> Callable[[int, str], Detector]:
+        return lambda count, device: OpenCVDetector(name, count)
+
     return {
-        "grid": lambda max_keypoints, device: GridDetector(max_keypoints=max_keypoints),
-        "superpoint": partial(_network, "SuperPointDetector"),
-        "superpoint-tiny": partial(_network, "TinyDetector"),
-        "mixed": lambda max_keypoints, device: MixedDetector(max_keypoints=max_keypoints, device=device),
-        "superpoint-magicleap": partial(_network, "MagicLeapSuperPoint"),
-        **{name: partial(_kornia, name) for name in ("aliked", "disk", "xfeat")},
-        "sift-large": lambda max_keypoints, device: OpenCVDetector("sift", max_keypoints, rank_by="size"),
-        **{name: partial(_opencv, name) for name in available_opencv_detectors()},
+        "grid": lambda count, device: GridDetector(max_keypoints=count),
+        "superpoint": network("SuperPointDetector"),
+        "superpoint-tiny": network("TinyDetector"),
+        "mixed": lambda count, device: MixedDetector(max_keypoints=count, device=device),
+        "superpoint-magicleap": network("MagicLeapSuperPoint"),
+        **{name: network("KorniaFeatures", name) for name in ("aliked", "disk", "xfeat")},
+        "sift-large": lambda count, device: OpenCVDetector("sift", count, rank_by="size"),
+        **{name: opencv(name) for name in available_opencv_detectors()},
     }
 
 

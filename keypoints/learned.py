@@ -83,5 +83,4 @@ class KorniaFeatures:
             answer = self.network(pixels, self.max_keypoints, pad_if_not_divisible=True)[0]
             return answer.keypoints, answer.detection_scores, answer.descriptors
         answer = self.network(pixels)[0]
-        scores = answer.keypoint_scores if hasattr(answer, "keypoint_scores") else answer.detection_scores
-        return answer.keypoints, scores, answer.descriptors
+        return answer.keypoints, answer.keypoint_scores, answer.descriptors

@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,8 +25,6 @@ class MixedDetector:
     SIFT's are placed more exactly; the network finds some where light or lack of texture leave SIFT none.
     """
 
-    weights: str | Path | None = None
-    """The network's weights, as `TinyDetector.weights`."""
     max_keypoints: int | None = 3000
     max_image_side: int | None = 2048
     device: str = "auto"
@@ -38,7 +35,7 @@ class MixedDetector:
 
     def cache_key(self) -> Any:
         """The settings, and the network's key."""
-        return [settings_key(self, leave_out=("weights", "device")), self.parts[1].cache_key()]
+        return [settings_key(self, leave_out=("device",)), self.parts[1].cache_key()]
 
     @cached_property
     def parts(self) -> "tuple[OpenCVDetector, TinyDetector]":
@@ -47,7 +44,7 @@ class MixedDetector:
 
         count, side = self.max_keypoints, self.max_image_side
         sift = OpenCVDetector("sift", count, max_image_side=side)
-        return sift, TinyDetector(self.weights, count, max_image_side=side, device=self.device)
+        return sift, TinyDetector(count, max_image_side=side, device=self.device)
 
     @property
     def in_views(self) -> OpenCVDetector:

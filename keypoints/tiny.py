@@ -20,7 +20,7 @@ from geomatch.keypoints.superpoint import SuperPointNetwork, load_detector, wind
 from geomatch.patches import cut_patches
 from geomatch.tensors import FeatureTensors
 from geomatch.types import Features
-from geomatch.weights.tensors import halved, load_tensors, network_key, save_tensors
+from geomatch.weights.tensors import load_tensors, network_key
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
@@ -42,8 +42,6 @@ class TinyDetector:
     homographic adaptation on openly licensed images. Every level of the pyramid is searched alone.
     """
 
-    weights: str | Path | None = None
-    """A file of `save_network`; None for the embedded one."""
     max_keypoints: int | None = 3000
     nms_radius: int = 3
     """Half side, in pixels of its level, of the square in which a keypoint must be the maximum."""
@@ -58,7 +56,7 @@ class TinyDetector:
     cache_key = network_key
 
     def _files(self) -> list[Path]:
-        return [weights_file(self.weights)]
+        return [weights_file()]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
@@ -68,7 +66,7 @@ class TinyDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        network = folded(load_network(weights_file(self.weights)))
+        network = folded(load_network(weights_file()))
         return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
@@ -208,20 +206,13 @@ def dominant_orientations(pixels: Tensor, keypoints: Tensor, scales: Tensor) -> 
     return torch.cat(found)
 
 
-def weights_file(weights: str | Path | None = None) -> Path:
-    """The file named, or the one that comes with the package."""
-    if weights is not None:
-        return Path(weights)
+def weights_file() -> Path:
+    """Where the weights that come with the package are."""
     return Path(str(importlib.resources.files("geomatch.keypoints") / "weights" / "tiny.safetensors"))
 
 
-def save_network(network: SuperPointNetwork, path: Path) -> None:
-    """Write the weights; convolutions become float16."""
-    save_tensors(path, halved(network.state_dict()), {})
-
-
 def load_network(path: Path) -> SuperPointNetwork:
-    """What `save_network` wrote, ready to use."""
+    """The network with the weights in a file, ready to use."""
     return load_detector(path, lambda file: load_tensors(file)[0], "the embedded detector", new_network)
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from network_heads import save_network_head
 from pretend_device import pretend_device, traffic
 from torch import Tensor, nn
 from torch.nn import functional
@@ -122,7 +123,7 @@ def configs(small_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 def _saved_head(folder: Path) -> str:
     network = DenseNetwork([(48, 2), (64, 4), (96, 8)], 8, 16).eval()
-    NetworkHead(network, PRESETS["dift-tiny-dense"].feature_settings(), {}).save(folder)
+    save_network_head(NetworkHead(network, PRESETS["dift-tiny-dense"].feature_settings(), {}), folder)
     return str(folder)
 
 

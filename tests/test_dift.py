@@ -21,7 +21,7 @@ from geomatch.dift.backends.wanted import WantedPart, known_layers
 from geomatch.dift.inputs import dense_size
 from geomatch.images import write_png
 from geomatch.provenance import cache_key
-from geomatch.training.linear_head import fit_head
+from geomatch.training import fit_head
 from geomatch.weights.sources import model_folder
 
 

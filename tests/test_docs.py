@@ -124,7 +124,7 @@ def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workplace.folder / "hub"))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    monkeypatch.setattr("geomatch.training.views.VIEW_SIZE", (320, 240))
+    monkeypatch.setattr("geomatch.training.VIEW_SIZE", (320, 240))
     monkeypatch.setattr("geomatch.benchmarks.harness.report.draw_curves", lambda *_: "")
     monkeypatch.setattr("geomatch.bundled_pair", lambda: workplace.pair)
     for name, config in PRESETS.items():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from network_heads import save_network_head
 from PIL import Image as PILImage
 from safetensors.torch import load, save_file
 
@@ -17,14 +18,14 @@ import geomatch
 from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.distilled import PatchNetwork
 from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
-from geomatch.training.dense_head import DenseConfig, train_dense_head
-from geomatch.training.linear_head import fit_on_images
+from geomatch.training import fit_on_images
 from geomatch.weights.adm import convert_adm
 from geomatch.weights.folders import HEAD_FILES
 from geomatch.weights.sources import model_folder
@@ -36,7 +37,7 @@ SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
 @pytest.fixture(scope="module", autouse=True)
 def _small_views() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geomatch.training.views.VIEW_SIZE", (320, 240))
+        patch.setattr("geomatch.training.VIEW_SIZE", (320, 240))
         yield
 
 
@@ -98,7 +99,7 @@ def test_fitted_head_is_better_and_goes_on(
     assert list(fitted.skipped.values()) == ["no common keypoints in its views"]
     assert fitted.after > fitted.before > 0.3
     assert len(fitted.head.training["images"][0]) == 64
-    monkeypatch.delattr("geomatch.training.linear_head._activations")  # nothing is computed again
+    monkeypatch.delattr("geomatch.training.view_activations")  # nothing is computed again
     again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4).head.projection
     np.testing.assert_allclose(np.abs(again), np.abs(fitted.head.projection[:, :32]), atol=1e-3)
     paths[2].unlink()
@@ -150,8 +151,10 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
     assert (short * fitted.head.apply(raw)).sum(1).min() > 0.97  # cells are projected, then sampled
     with pytest.raises(ValueError, match="was fitted with"):
         DIFTExtractor(replace(config, head=True, timestep=11)).describe(image, features)
-    settings = DenseConfig(width=8, dimension=12, size=128, pairs=1, points=16, steps=2)
-    train_dense_head(config, paths, tmp_path / "work", settings).head.save(model)
+    raw = DIFTExtractor(config).dense(image)
+    maps = [(len(layer), 96 // layer.shape[1]) for layer in raw.maps]
+    network = DenseNetwork(maps, 8, 12).eval().requires_grad_(False)
+    save_network_head(NetworkHead(network, config.feature_settings(), {}), model)
     dense = DIFTExtractor(replace(config, head=True)).dense(image)
     assert [layer.shape for layer in dense.maps] == [(12, 24, 32)]
 
@@ -170,7 +173,7 @@ def test_file_of_a_network_over_patches(tmp_path: Path, photo0: Image) -> None:
     torch.manual_seed(0)
     network = PatchNetwork((16, 16, 16), 24).eval().requires_grad_(False)
     network.half().float()  # as the file keeps it
-    NetworkHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3}).save(tmp_path)
+    save_network_head(NetworkHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3}), tmp_path)
     loaded = load_head(tmp_path)
     assert isinstance(loaded, NetworkHead)
     assert loaded.distilled

@@ -24,10 +24,9 @@ from geomatch import DIFTConfig, DIFTExtractor, Features, GeomatchError, Image, 
 from geomatch.cli import main
 from geomatch.describers import release
 from geomatch.dift import PRESETS
-from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
+from geomatch.dift.head.projection import LinearHead, load_head
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.estimators import create_estimator
-from geomatch.isolation import isolated
 from geomatch.keypoints import (
     GridDetector,
     MagicLeapSuperPoint,
@@ -39,8 +38,7 @@ from geomatch.keypoints import (
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.places import cache_folder, cached_path, hub_caches
 from geomatch.store import Store
-from geomatch.training.dense_head import DenseConfig, draw_watched, train_network
-from geomatch.training.linear_head import fit_head
+from geomatch.training import fit_head
 from geomatch.video.propagation import LabelPropagator, PropagationConfig
 from geomatch.weights.hub import hub_folder
 
@@ -131,7 +129,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory, small_sd: Path) -> dict[str,
         "kornia": lambda: partial(estimating, "kornia"),
         "no network": lambda: without_network,
         "fitted head": lambda: partial(fitting, folder),
-        "trained head": lambda: partial(training, folder),
         "transfer": lambda: partial(transferring, DIFTExtractor(dense)),
         "propagation": lambda: partial(propagating, DIFTExtractor(dense)),
     }
@@ -185,20 +182,6 @@ def fitting(folder: Path) -> Arrays:
     return [head.mean, head.projection]
 
 
-def training(folder: Path) -> Arrays:
-    pixels = np.random.default_rng(2).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    np.save(folder / "photograph.npy", pixels)
-    config = DenseConfig(width=8, dimension=8, size=64, pairs=1, points=16, steps=2)
-    extractor = DIFTExtractor(replace(PRESETS["dift-tiny-dense"], head=False, device="cpu"))
-    (folder / "dense-head.pt").unlink(missing_ok=True)
-    watched = draw_watched([folder / "photograph.npy"], config)[:1]
-    network, _ = train_network(extractor, [folder / "photograph.npy"], config, folder, watched)
-    NetworkHead(network, {"sampling": "dense"}, {}).save(folder)
-    maps = extractor.activations(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
-    with isolated():
-        return [load_head(folder, "dense").on_maps("cpu", "cosine")(maps).numpy()]
-
-
 def transferring(extractor: DIFTExtractor) -> Arrays:
     first, second = (extractor.dense(image) for image in views())
     found = [
@@ -232,7 +215,7 @@ def state() -> list[object]:
 PARTS = (
     "no network", "mixed", "superpoint-tiny", "superpoint", "superpoint's descriptors", "dift-tiny",
     "dift-tiny-dense", "stable diffusion", "stable diffusion in bfloat16", "pixel unet", "match", "kornia",
-    "fitted head", "trained head", "transfer", "propagation",
+    "fitted head", "transfer", "propagation",
 )  # fmt: skip
 
 

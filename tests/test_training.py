@@ -4,18 +4,19 @@ import csv
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from geomatch import Image, warp_points
-from geomatch.dift import PRESETS
+from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.dift.head.projection import load_head
 from geomatch.images import write_png
 from geomatch.keypoints import OpenCVDetector
 from geomatch.keypoints.tiny import weights_file
 from geomatch.synthetic import random_homography, render_view
-from geomatch.training.views import make_views, true_pairs, view_pairs
+from geomatch.training import PER_VIEW, make_views, true_pairs, view_activations
 from geomatch.weights.sources import model_folder
 
 
@@ -68,10 +69,11 @@ def test_synthetic_pairs_are_true(photo0: Image) -> None:
 
 def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", photo0.pixels)
-    found = list(view_pairs(tmp_path / "a.png", 2, 0, ("upright", "rotated"), 30))
-    assert found
-    for _, _, features0, features1 in found:
-        assert 0 < len(features0) == len(features1) <= 30
+    extractor = DIFTExtractor(replace(PRESETS["dift-tiny"], device="cpu"))
+    found = view_activations(extractor, tmp_path / "a.png", 2, ("upright", "rotated"), 0)
+    counts = np.bincount(found["view"])
+    assert len(found["first"]) == len(found["second"]) == counts.sum()
+    assert ((counts > 0) & (counts <= PER_VIEW)).all()
 
 
 def listed(name: str) -> list[dict[str, str]]:

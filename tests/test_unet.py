@@ -15,11 +15,14 @@ from geomatch import DIFTConfig, DIFTExtractor, Image, WeightsError
 from geomatch.dift import PRESETS
 from geomatch.dift.backends import compiled
 from geomatch.dift.backends.compiled import COMPILE_FROM, Runner
+from geomatch.dift.backends.loading import load_finite
 from geomatch.dift.backends.model import DiffusionModel
-from geomatch.dift.backends.plain_unet import PlainUNet, covers
-from geomatch.dift.backends.precision import load_finite
+from geomatch.dift.backends.pixel_unet import empty_unet
+from geomatch.dift.backends.plain_unet import PlainUNet
 from geomatch.dift.backends.wanted import WantedPart, steps_of
 from geomatch.dift.ensemble import NOISES, drawn_noises
+from geomatch.weights.checkpoint import fill_network
+from geomatch.weights.sources import model_folder
 
 CONVOLUTIONS: dict[str, Any] = {
     "block_out_channels": (8, 12, 16),
@@ -65,18 +68,26 @@ def outputs_of(unet: Any, maps: Tensor, timestep: int) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("settings", [CONVOLUTIONS, ATTENTION], ids=["convolutions", "attention"])
-def test_every_layer_equals_diffusers(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [None, CONVOLUTIONS, ATTENTION], ids=["embedded", "convolutions", "attention"]
+)
+def test_every_layer_equals_diffusers(settings: dict[str, Any] | None) -> None:
     """Whichever is the last: alone, and all of them."""
-    unet = random_unet(settings)
-    maps = torch.rand(2, 3, 40, 48)
-    wanted = outputs_of(unet, maps, 41)
-    network: Any = unet
-    assert covers(unet.config) == (settings is CONVOLUTIONS)
-    if covers(unet.config):
-        network = PlainUNet(unet.config).eval().requires_grad_(False)
-        network.load_state_dict(unet.state_dict())
+    network: Any
+    if settings is None:
+        from diffusers import UNet2DModel
+
+        folder = model_folder("dift-tiny")
+        unet = UNet2DModel.from_config(UNet2DModel.load_config(folder))
+        network, _ = empty_unet(folder)
+        assert isinstance(network, PlainUNet)
+        for each in (unet, network):
+            fill_network(each, folder, torch.float32)
         network = network.to(memory_format=torch.channels_last)
+    else:
+        unet = network = random_unet(settings)
+    maps = torch.rand(2, unet.config.in_channels, 20, 24)
+    wanted = outputs_of(unet, maps, 41)
     for layers in ([name] for name in wanted), (list(wanted),):
         for some in layers:
             for name, found in zip(some, WantedPart(network, some)(maps, torch.tensor([41])), strict=True):

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from geomatch.devices import device_kind, find_device
-from geomatch.dift.backends.loading import load_model, with_prompt
+from geomatch.dift.backends.loading import PROBE_CELLS, load_model, network_dtype, patch_dtype, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
-from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype, patch_dtype
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import images_at_once, mean_activations
 from geomatch.dift.files import Conditioning, head_file, model_fingerprint
@@ -171,10 +170,6 @@ class DIFTExtractor:
         """
         return mean_activations(self.model, self.config, images)
 
-    def patch_maps(self, patches: Tensor) -> list[Tensor]:
-        """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
-        return self.activations(network_patches(patches))
-
     def dense(self, image: ImageLike) -> FeatureMap:
         """The feature maps of the whole image."""
         return self.dense_many([image])[0]
@@ -288,9 +283,11 @@ class DIFTExtractor:
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
         stride = 1 if self._distilled else self.model.stride
-        patches = keypoint_patches(picture, features, self.config, stride)
-        seen = network_patches if self._distilled else self.patch_maps
-        return torch.cat([self._patch_head(seen(batch)) for batch in patches])
+        found = []
+        for batch in keypoint_patches(picture, features, self.config, stride):
+            patches = network_patches(batch)
+            found.append(self._patch_head(patches if self._distilled else self.activations(patches)))
+        return torch.cat(found)
 
 
 @lru_cache(maxsize=2)

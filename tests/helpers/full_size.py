@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geomatch.dift import PRESETS
 from geomatch.dift.backends.autoencoder import _Encoder
-from geomatch.dift.backends.latent import named_layers, open_part
+from geomatch.dift.backends.latent import named_layers
 from geomatch.dift.backends.layers import layer_names
 from geomatch.dift.backends.pixel_unet import output_blocks
-from geomatch.dift.backends.transformer import unneeded_blocks
+from geomatch.dift.backends.transformer import TransformerPart, unneeded_blocks
 from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
 from geomatch.dift.inputs import dense_size
 from geomatch.weights.families import FAMILIES
@@ -113,7 +113,9 @@ def cost_of(preset: str) -> Cost:
     blocks = family is not None and bool(family.blocks)
     for name in unneeded_blocks(network, family, layers) if blocks else unneeded_parts(network, layers):
         network.set_submodule(name, nn.Identity())
-    part = open_part(network, family, layers, stride) if family else WantedPart(network, layers)
+    part: Any = WantedPart(network, layers, stride) if not blocks else None
+    if family and blocks:
+        part = TransformerPart(network, family, layers, stride)
     size = dense_size(
         (1024, 768), config.image_size, 32 if family is None else stride * part.patch, config.image_side
     )

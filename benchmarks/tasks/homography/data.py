@@ -15,7 +15,6 @@ from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
-from geomatch.training.views import OVERSAMPLING
 
 SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
 STRONG_LIGHT = 1.6  # `change_light`'s strength in strong ``i_`` sequences
@@ -45,7 +44,7 @@ def make_synthetic(
                 motion: Motion = "rotated" if strong and view not in UPRIGHT_VIEWS else "upright"
                 motion = "oblique" if style == "oblique" else motion
                 matrix = np.eye(3) if kind == "i" else random_homography(rng, image.size, motion)
-                samples = OVERSAMPLING if style == "oblique" and kind == "v" else 1
+                samples = 3 if style == "oblique" and kind == "v" else 1
                 pixels = render_view(image.pixels, matrix, image.size, samples)
                 if kind == "i" or strong:
                     pixels = change_light(rng, pixels, STRONG_LIGHT if strong and kind == "i" else 1.0)

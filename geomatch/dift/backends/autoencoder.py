@@ -1,7 +1,6 @@
 """Autoencoders: images to the latents that a diffusion model works on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,10 @@ KINDS = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "Autoe
 _JOINED = {"AutoencoderKLFlux2": 2}  # cells along the side of a block that is put into channels
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Autoencoder:
-    """The encoder half of an autoencoder."""
-
-    encode: Callable[[Tensor], Latents]
-    runner: Runner
-    channels: int
-    """Channels of the latents."""
-    stride: int
-    """Pixels along a cell of the latents."""
-
-
 def load_autoencoder(
     vae: Any, kind: str, folder: Path, dtype: torch.dtype, device: str, compile: Compile
-) -> Autoencoder:
-    """The encoder of an `empty_autoencoder`, with the weights in its folder."""
+) -> tuple[Callable[[Tensor], Latents], Runner]:
+    """The encoder of an `empty_autoencoder`, with the weights in its folder, and the network in it."""
     unused = ("decoder", "post_quant_conv")
     fill_network(vae, folder, dtype, [name for name in unused if getattr(vae, name, None) is not None])
     # tensor cores take half precision in this layout; on CPUs it is no faster
@@ -49,7 +36,7 @@ def load_autoencoder(
         mean, *deviation = (part.float() for part in runner(images.to(device, dtype)))
         return (mean - shift) * scale, deviation[0] * scale if deviation else None
 
-    return Autoencoder(encode, runner, *latent_shape(vae, kind))
+    return encode, runner
 
 
 def empty_autoencoder(folder: Path) -> tuple[Any, str]:

@@ -41,23 +41,29 @@ def load_latent_model(
     """
     home, dtype = network_folder(folder), dtypes[0]
     vae = empty_autoencoder(folder / "vae")
-    network = empty_denoiser(family, home, latent_shape(*vae)[0])
+    channels, stride = latent_shape(*vae)
+    network = empty_denoiser(family, home, channels)
     vae_dtype = torch.float32 if family.exact_encoder and dtypes[1] is torch.float16 else dtypes[1]
-    autoencoder = load_autoencoder(*vae, folder / "vae", vae_dtype, device, config.compile)
+    encode, encoder = load_autoencoder(*vae, folder / "vae", vae_dtype, device, config.compile)
     text = conditioning_of(config, folder) if conditioning is None else conditioning
     check_conditioning(family, network.config, text)
     layers = layer_names(config.layers, *named_layers(network, family))
     unneeded = unneeded_blocks(network, family, layers) if family.blocks else unneeded_parts(network, layers)
     fill_network(network, home, dtype, unneeded, unet_file)
-    part = open_part(_placed(network, family, device), family, layers, autoencoder.stride)
+    network = _placed(network, family, device)
+    part: WantedPart | TransformerPart
+    if family.blocks:
+        part = TransformerPart(network, family, layers, stride)
+    else:
+        part = WantedPart(network, layers, stride)
     return DiffusionModel(
         network=network,
         part=Runner(part, "off" if family.blocks else config.compile),
-        encode=autoencoder.encode,
+        encode=encode,
         schedule=flow_schedule() if family.flow else load_schedule(folder),
-        stride=autoencoder.stride * part.patch,
+        stride=stride * part.patch,
         device=torch.device(device),
-        encoder=autoencoder.runner,
+        encoder=encoder,
         text=text_on(text, device, dtype),
         discarded=config.discard,
     )
@@ -101,15 +107,6 @@ def named_layers(network: Any, family: Family) -> tuple[Sequence[str], Collectio
         blocks = block_names(network, family)
         return blocks, blocks
     return [f"up_blocks.{index}" for index in range(len(network.up_blocks))], known_layers(network)
-
-
-def open_part(
-    network: Any, family: Family, layers: Sequence[str], stride: int
-) -> WantedPart | TransformerPart:
-    """The network as far as the layers need it, for latents of a stride."""
-    if family.blocks:
-        return TransformerPart(network, family, layers, stride)
-    return WantedPart(network, layers, stride)
 
 
 def check_conditioning(family: Family, config: Any, given: Conditioning) -> None:

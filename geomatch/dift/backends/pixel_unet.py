@@ -12,13 +12,14 @@ from torch.nn import functional
 from geomatch.dift.backends.compiled import Runner
 from geomatch.dift.backends.layers import layer_names
 from geomatch.dift.backends.model import DiffusionModel, Latents
-from geomatch.dift.backends.plain_unet import PlainUNet, covers
+from geomatch.dift.backends.plain_unet import PlainUNet
 from geomatch.dift.backends.schedule import load_schedule
 from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
 from geomatch.dift.config import DIFTConfig
 from geomatch.errors import WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
 from geomatch.weights.folders import network_folder, read_config
+from geomatch.weights.sources import EMBEDDED, model_folder
 
 
 def load_pixel_unet(
@@ -57,7 +58,7 @@ def load_pixel_unet(
 def empty_unet(home: Path) -> tuple[Any, int]:
     """The UNet of a folder without weights, and the side of the blocks of pixels that are its cells."""
     make: Callable[[Any], Any] = PlainUNet
-    if not covers(read_config(home)):
+    if read_config(home) != read_config(model_folder(EMBEDDED[0])):
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         make = UNet2DModel.from_config

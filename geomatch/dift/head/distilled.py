@@ -25,10 +25,12 @@ class PatchNetwork(nn.Module):
     def __init__(self, widths: Sequence[int], dimension: int) -> None:
         super().__init__()
         self.widths, self.dimension = tuple(widths), dimension
-        self.layers = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, dtype=torch.float32)
-            for inputs, outputs, stride in convolutions(widths)
-        )
+        self.layers, inputs = nn.ModuleList(), 3 * UNSHUFFLE**2
+        for level, width in enumerate(widths):
+            for stride in (2 if level else 1, 1):
+                convolution = nn.Conv2d(inputs, width, 3, stride, padding=1, dtype=torch.float32)
+                self.layers.append(convolution)
+                inputs = width
         self.last = nn.Linear(widths[-1] * LAST**2, dimension, dtype=torch.float32)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -43,13 +45,3 @@ class PatchNetwork(nn.Module):
         network = copy.deepcopy(self).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         chunk = ROWS if torch.device(device).type == "cpu" else ACCELERATOR_ROWS
         return lambda patches: torch.cat([network(part.to(dtype)) for part in torch.split(patches, chunk)])
-
-
-def convolutions(widths: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, stride) of each convolution, in order."""
-    levels = list(zip((3 * UNSHUFFLE**2, *widths), widths, strict=False))
-    return [
-        shape
-        for level, (inputs, outputs) in enumerate(levels)
-        for shape in ((inputs, outputs, 2 if level else 1), (outputs, outputs, 1))
-    ]

@@ -108,7 +108,10 @@ class LinearHead:
         """Write it into a folder, as float16."""
         arrays = {"mean": self.mean, "projection": self.projection}
         tensors = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
-        _save(self, folder, {"kind": "linear"}, tensors)
+        values = {"kind": {"kind": "linear"}, "settings": self.settings, "training": self.training}
+        metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(folder / HEAD_FILES[self.settings.get("sampling", "patch")], halved(tensors), metadata)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -137,26 +140,12 @@ class NetworkHead:
         """As `LinearHead.on_maps`; the network sees the activations as they are."""
         return self.on(device)
 
-    def save(self, folder: Path) -> None:
-        """Write it into a folder, convolutions as float16."""
-        kind = next(kind for kind, network in KINDS.items() if isinstance(self.network, network))
-        made = {name: getattr(self.network, name) for name in _PLAN if hasattr(self.network, name)}
-        _save(self, folder, {"kind": kind} | made, self.network.state_dict())
-
 
 KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
     "distilled": PatchNetwork, "dense": DenseNetwork,
 }  # fmt: skip
 """Names of networks in files of heads."""
-_PLAN = ("maps", "width", "widths", "dimension")  # what they are made of
 Head = LinearHead | NetworkHead
-
-
-def _save(head: Head, folder: Path, kind: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    values = {"kind": kind, "settings": head.settings, "training": head.training}
-    metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / HEAD_FILES[head.settings.get("sampling", "patch")], halved(tensors), metadata)
 
 
 def pool_patches(maps: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,7 @@
-"""Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on."""
+"""Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on.
+
+Correspondences are those of one image seen twice, through a known homography and another light.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +14,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.projection import Head, LinearHead
+from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
+from geomatch.geometry import warp_points
+from geomatch.images import Image, load_image
 from geomatch.isolation import isolated
+from geomatch.keypoints import OpenCVDetector
 from geomatch.provenance import cache_key
-from geomatch.synthetic import Motion
-from geomatch.training.views import view_pairs
-from geomatch.types import check_shape
+from geomatch.synthetic import Motion, change_light, random_homography, render_view
+from geomatch.types import Features, check_shape
 
+VIEW_SIZE = (640, 480)  # (width, height) of the synthetic views
+MAX_KEYPOINTS = 400  # of a view
 PER_VIEW = 40  # keypoints of a pair of views: few points of many views, since variety of views counts
 MAX_PAIRS = 40_000
 """Corresponding keypoints that a fit uses at most; memory is 8 bytes per pair and activation."""
@@ -32,10 +39,10 @@ Rows = NDArray[np.float32]
 class FittedHead:
     """A projection head, and what is known of it."""
 
-    head: Head
+    head: LinearHead
     images: int  # number of images that it was fitted on
     skipped: dict[str, str]  # images that could not be used, and why
-    pairs: int  # number of corresponding keypoints, or of pairs of views, that it was fitted on
+    pairs: int  # number of corresponding keypoints that it was fitted on
     before: float | None
     """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
     the corresponding keypoints of the other view, is right. None when it was not measured."""
@@ -76,7 +83,7 @@ def fit_on_images(
         file = work / f"{digest_of([digest, settings])}.npz"
         try:
             if not file.is_file():
-                found = _activations(extractor, path, views, motions, seed + int(digest[:8], 16))
+                found = view_activations(extractor, path, views, motions, seed + int(digest[:8], 16))
                 save_arrays(file, "activations", found)
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
@@ -155,14 +162,77 @@ def rank1(parts: Sequence[tuple[Rows, Rows, NDArray[np.int64]]]) -> float:
     return right / total
 
 
-def _activations(
+def make_views(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, motion: Motion
+) -> tuple[Image, Image, NDArray[np.float64]]:
+    """A random part of the photograph, a second view of that part, and the homography between them."""
+    first = _random_part(pixels, rng)
+    motion_matrix = random_homography(rng, VIEW_SIZE, motion)
+    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE))
+    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE))
+    return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
+
+
+def _random_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float64]:
+    """(3, 3) from the photograph to a view of a part, enlarged only if it is smaller."""
+    width, height = VIEW_SIZE
+    rows, columns = pixels.shape[:2]
+    largest = min(columns / width, rows / height)
+    zoom = np.exp(rng.uniform(min(0.0, np.log(largest)), np.log(max(1.0, largest))))
+    zoom = min(zoom, largest)
+    left = rng.uniform(0, max(0.0, columns - width * zoom))  # rounding may leave less than nothing
+    top = rng.uniform(0, max(0.0, rows - height * zoom))
+    return np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
+
+
+def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(P, 2) indices of keypoints with scale and orientation that a homography maps onto each other.
+
+    Within 2.5 px, a factor 1.6 in scale and 25 degrees in orientation; one-to-one, nearest first.
+    """
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2), np.int64)
+    scales0, scales1 = features0.scales, features1.scales
+    angles0, angles1 = features0.orientations, features1.orientations
+    if scales0 is None or scales1 is None or angles0 is None or angles1 is None:
+        raise ValueError("the keypoints need scale and orientation")
+    ahead = np.stack([np.cos(angles0), np.sin(angles0)], axis=1)
+    here = warp_points(matrix, features0.keypoints)
+    side = warp_points(matrix, features0.keypoints + np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)) - here
+    front = warp_points(matrix, features0.keypoints + ahead) - here
+    growth = np.sqrt(np.abs(front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]))
+    angle = np.arctan2(front[:, 1], front[:, 0])
+    distance = np.linalg.norm(here[:, None] - features1.keypoints[None], axis=2)
+    with np.errstate(divide="ignore"):
+        ratio = np.abs(np.log(scales0 * growth)[:, None] - np.log(scales1)[None])
+    turn = np.abs(np.angle(np.exp(1j * (angle[:, None] - angles1[None]))))
+    cost = np.where((distance < 2.5) & (ratio < np.log(1.6)) & (turn < np.radians(25)), distance, np.inf)
+    rows = np.flatnonzero(np.isfinite(cost).any(1))
+    partner = cost[rows].argmin(1)
+    mutual = cost[:, partner].argmin(0) == rows
+    return np.stack([rows[mutual], partner[mutual]], axis=1).astype(np.int64)
+
+
+def view_activations(
     extractor: DIFTExtractor, path: Path, views: int, motions: Sequence[Motion], seed: int
 ) -> dict[str, NDArray[Any]]:
-    """Rows of activations at the partners in both views, and the number of their pair of views."""
-    found: dict[str, list[NDArray[Any]]] = {"first": [], "second": [], "view": []}
-    pairs = view_pairs(path, views, seed, motions, PER_VIEW)
-    for number, (view0, view1, features0, features1) in enumerate(pairs):
-        found["first"].append(np.asarray(extractor.describe(view0, features0).descriptors))
-        found["second"].append(np.asarray(extractor.describe(view1, features1).descriptors))
-        found["view"].append(np.full(len(features0), number))
+    """Rows of activations at partners in pairs of views of one image, and the number of their pair of views.
+
+    Partners are of SIFT's keypoints, `PER_VIEW` at random. Motions take turns; pairs without a common
+    keypoint are left out.
+    """
+    found: dict[str, list[Any]] = {"first": [], "second": [], "view": []}
+    detector = OpenCVDetector("sift", max_keypoints=MAX_KEYPOINTS)
+    pixels, number = load_image(path).pixels, 0
+    for view in range(views):
+        rng = np.random.default_rng([seed, 0, view])
+        view0, view1, matrix = make_views(pixels, rng, motions[view % len(motions)])
+        features0, features1 = detector.detect(view0), detector.detect(view1)
+        pairs = true_pairs(features0, features1, matrix)
+        if len(pairs):
+            pairs = pairs[np.random.default_rng([seed, number]).permutation(len(pairs))[:PER_VIEW]]
+            found["first"].append(extractor.describe(view0, features0[pairs[:, 0]]).descriptors)
+            found["second"].append(extractor.describe(view1, features1[pairs[:, 1]]).descriptors)
+            found["view"].append(np.full(len(pairs), number))
+            number += 1
     return {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in found.items()}

@@ -1,1 +1,0 @@
-"""Projection heads fitted to photographs without labels: in closed form, or trained."""
