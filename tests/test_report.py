@@ -297,14 +297,14 @@ def test_headlines_and_published_rows_name_measures_of_their_protocol(both: RunR
         columns = {key for row in summaries if row["protocol"] == name for key in row}
         assert protocol.headline in columns
         for row in published_rows(HPATCHES.name, name):
-            assert row.measures.keys() <= columns
-            assert row.split in ("all", "illumination", "viewpoint")
-            assert row.source
-            for measure, value in row.measures.items():
+            assert row["measures"].keys() <= columns
+            assert row["split"] in ("all", "illumination", "viewpoint")
+            assert row["source"]
+            for measure, value in row["measures"].items():
                 assert 0 < value <= (1 if measure == "repeatability" else 100)
     assert {name for name in PROTOCOLS if published_rows(HPATCHES.name, name)} == {
         "mma", "auc480", "auc480-poselib", "superpoint",
     }  # fmt: skip
     auc = published_rows(HPATCHES.name, "auc480")
-    loftr = [row for row in auc if row.method == "LoFTR" and "CVPR 2021" in row.source]
-    assert loftr[0].measures == {"AUC@3": 65.9, "AUC@5": 75.6, "AUC@10": 84.6}
+    loftr = [row for row in auc if row["method"] == "LoFTR" and "CVPR 2021" in row["source"]]
+    assert loftr[0]["measures"] == {"AUC@3": 65.9, "AUC@5": 75.6, "AUC@10": 84.6}

@@ -200,9 +200,7 @@ def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
     video = aligned(tmp_path, 4)
     made.save(video.masks[1], np.zeros((120, 160), np.uint8))
     protocol = replace(DAVIS, radius=30)
-    (row,) = evaluation.evaluate_masks(
-        video, protocol, coded(lambda level: CODES if level == 0 else empty)
-    )
+    (row,) = evaluation.evaluate_masks(video, protocol, coded(lambda level: CODES if level == 0 else empty))
     assert row["J"] == [1, 0]  # it left in truth, and then did not
     assert row["F"] == [1, 0]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -106,27 +106,18 @@ class _CategoryEvaluation:
     store: Store | None  # where maps are cached
 
     def rows(self, protocol: SemanticProtocol) -> list[Row]:
-        # targets in turn, each with all its sources, so that a target is prepared once
-        prompt, metric = prompt_for(protocol, self.category), self.entry.method.metric
-        order: dict[Path, list[KeypointPair]] = {}
-        for pair in self.category.pairs:
-            order.setdefault(pair.image1, []).append(pair)
-        map_of = cache(partial(self._map, prompt=prompt))
+        category, metric = self.category, self.entry.method.metric
+        map_of = cache(partial(self._map, prompt=prompt_for(protocol, category)))
+        target = lru_cache(maxsize=1)(lambda path: target_of(map_of(path), metric, protocol.rule))
         rows: dict[str, Row] = {}
-        for image1, pairs in order.items():
-            target: PixelFeatures | None = None
-            for pair in pairs:
-                name = self.category.name
-                row: Row = {"pair": f"{name} {pair.name}", "split": name, "reason": None}
-                rows[pair.name] = row
-                try:
-                    map0 = map_of(pair.image0)
-                    target = target or target_of(map_of(image1), metric, protocol.rule)
-                except ImageError as error:
-                    row["reason"] = f"{UNREADABLE}{error}"
-                else:
-                    row["errors"] = _errors(protocol, pair, map0, target, metric)
-        return [rows[pair.name] for pair in self.category.pairs]
+        for pair in sorted(category.pairs, key=lambda pair: pair.image1):  # so that targets are prepared once
+            row: Row = {"pair": f"{category.name} {pair.name}", "split": category.name, "reason": None}
+            try:
+                row["errors"] = _errors(protocol, pair, map_of(pair.image0), target(pair.image1), metric)
+            except ImageError as error:
+                row["reason"] = f"{UNREADABLE}{error}"
+            rows[pair.name] = row
+        return [rows[pair.name] for pair in category.pairs]
 
     def _map(self, path: Path, prompt: str) -> FeatureMap:
         file, method = self.category.folder / path, self.entry.method
