@@ -154,7 +154,7 @@ WRONG = {
     "models fetch cleandift --revision x": "--revision has no single meaning",
     "models fetch sd": "unknown model 'sd'; choose one of",
     "models convert-adm none.pt out": "File 'none.pt' does not exist",
-    "benchmark sweep none --timesteps 0 --layers 0": "none: no such folder",
+    "benchmark hpatches none --method sift+dift-sd[t={0,51}]": "none: no such folder",
 }
 
 

@@ -20,13 +20,11 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.benchmarks.harness.download import RELEASES, fetch_release
 from geomatch.benchmarks.harness.record import summarise_record, table
-from geomatch.benchmarks.harness.run import Methods
 from geomatch.benchmarks.harness.task import find_task
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_hpatches
-from geomatch.benchmarks.tasks.pairs import views
 from geomatch.cli import main
 from geomatch.engine import LocalEngine
 from geomatch.keypoints import OpenCVDetector
@@ -142,38 +140,6 @@ def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
     assert [row for row in numbers(result.record) if row["method"] == "sift"] == numbers(whole.record)
     alone = run(data, tmp_path / "alone", methods={"mine": methods["mine"]})
     assert [row for row in numbers(result.record) if row["method"] == "mine"] == numbers(alone.record)
-
-
-class Accelerated(LocalEngine):
-    """Says that its networks run on CUDA."""
-
-    def device(self, name: str) -> str:
-        return "cuda"
-
-
-def test_features_come_first_on_an_accelerator(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many images at once; records and caches are the same, with an unreadable file, too."""
-    shutil.rmtree(data / "i_hill")
-    (data / "v_hill" / "4.png").write_bytes((data / "v_hill" / "4.png").read_bytes()[:900])
-    methods: Methods = {"mine": (OpenCVDetector("orb", max_keypoints=100), Patches()), "orb": "orb"}
-    found, describe = [], views.describe_together
-    for name, engine in (("plain", LocalEngine(1)), ("ahead", Accelerated(1))):
-        together: list[int] = []
-
-        def counted(methods: Any, images: Any, *more: Any, counts: list[int] = together) -> Any:
-            counts.append(len(images))
-            return describe(methods, images, *more)
-
-        monkeypatch.setattr(views, "describe_together", counted)
-        result = run(data, tmp_path / name, "mma,superpoint", methods, engine)
-        cached = {path.name: path.read_bytes() for path in (tmp_path / name / "views").rglob("*.npz")}
-        found.append((numbers(result.record), result.record["skipped"], cached))
-        assert max(together) == (1 if name == "plain" else 5)
-    assert len(found[0][1]) == 2
-    assert len(found[0][2]) == 2 * 3 * 5  # methods, frames, images
-    assert found[0] == found[1]
 
 
 def test_bad_sequences_are_counted_and_the_rest_goes_on(data: Path, tmp_path: Path) -> None:

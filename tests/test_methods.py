@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_sequences import make_sequences, run
+from made_sequences import make_sequences
 
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.dift import PRESETS
-from geomatch.engine import LocalEngine
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector
 from geomatch.keypoints.learned import WEIGHTS, KorniaFeatures
@@ -99,21 +98,6 @@ def test_backbones_describe_where_the_image_says(name: Any, kind: str, small: Im
     (tmp_path / "empty").mkdir()
     with pytest.raises(geomatch.WeightsError, match=r"config\.json is missing"):
         create_method(f"sift+{name}:{tmp_path / 'empty'}", 20).key()
-
-
-def test_extraction_ahead_of_the_evaluation_changes_nothing(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a GPU does: features in batches, rows from the cache."""
-    methods = ["sift+dift-tiny-dense[image_size=64]"]
-    plain = run(data, tmp_path / "plain", "mma", methods, keypoints=100)
-    monkeypatch.setattr(LocalEngine, "device", lambda self, name: "cpu:0")
-    ahead = run(data, tmp_path / "ahead", "mma", methods, keypoints=100)
-    assert ahead.computed == plain.computed > 0
-    counts = [len(list((tmp_path / out / "views").rglob("*.npz"))) for out in ("ahead", "plain")]
-    assert counts[0] == counts[1] > 0
-    for one, other in zip(plain.record["rows"], ahead.record["rows"], strict=True):
-        assert one["matches"] == pytest.approx(other["matches"], abs=3)
 
 
 def test_strings_that_are_no_method() -> None:

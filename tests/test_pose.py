@@ -286,8 +286,8 @@ def test_published_rows_are_of_our_measures() -> None:
         assert not published_rows(name, name)
         for protocol in protocols.values():
             for row in published_rows(name, protocol.name):
-                assert row.measures.keys() <= set(LIMITS)
-                assert list(row.measures.values()) == sorted(row.measures.values())
+                assert row["measures"].keys() <= set(LIMITS)
+                assert list(row["measures"].values()) == sorted(row["measures"].values())
 
 
 def test_methods_of_strings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Videos: J and F against independent computations, loaders, runs and sweeps on data of known motion."""
+"""Videos: J and F against independent computations, loaders and runs on data of known motion."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ def test_statistics_by_hand() -> None:
 
 
 def test_joints_by_hand() -> None:
-    rows = [{"errors": [[0.05, 0.3], [], [None, 0.1]]}, {"errors": [[0.1], [0.4], []]}]
+    rows = [{"errors": [[0.05, 0.3], [], [9.0, 0.1]]}, {"errors": [[0.1], [0.4], []]}]
     counts = hits(rows, 0.1)
     assert counts.tolist() == [[[1, 0, 1], [2, 0, 2]], [[1, 0, 0], [1, 1, 0]]]
     assert mean_of_joints(counts) == pytest.approx(100 * (2 / 3 + 0 + 1 / 2) / 3)
@@ -164,8 +164,8 @@ class Codes:
         return [FeatureMap((self.maps(int(image.pixels[0, 0, 0])),), image.size) for image in images]
 
 
-def coded(maps: Callable[[int], torch.Tensor]) -> list[Method]:
-    return [Method("codes", None, Codes(maps))]  # type: ignore[arg-type]
+def coded(maps: Callable[[int], torch.Tensor]) -> Method:
+    return Method("codes", None, Codes(maps))  # type: ignore[arg-type]
 
 
 CODES = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
@@ -187,8 +187,8 @@ def aligned(folder: Path, steps: int) -> Video:
 def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
     """Codes of cells that jump with the object: a frame too early or too late would have J = 0.43."""
     # what leaves to the right comes in at the left
-    methods = coded(lambda level: CODES.roll(level // 5, 2))
-    ((row,),) = evaluation.evaluate_masks(aligned(tmp_path, 6), replace(DAVIS, radius=30), methods)
+    method = coded(lambda level: CODES.roll(level // 5, 2))
+    (row,) = evaluation.evaluate_masks(aligned(tmp_path, 6), replace(DAVIS, radius=30), method)
     assert len(row["J"]) == 4
     assert min(row["J"]) > 0.97  # corners of cells are cut
     assert min(row["F"]) > 0.97
@@ -200,9 +200,7 @@ def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
     video = aligned(tmp_path, 4)
     made.save(video.masks[1], np.zeros((120, 160), np.uint8))
     protocol = replace(DAVIS, radius=30)
-    ((row,),) = evaluation.evaluate_masks(
-        video, protocol, coded(lambda level: CODES if level == 0 else empty)
-    )
+    (row,) = evaluation.evaluate_masks(video, protocol, coded(lambda level: CODES if level == 0 else empty))
     assert row["J"] == [1, 0]  # it left in truth, and then did not
     assert row["F"] == [1, 0]
 
@@ -226,7 +224,7 @@ def test_label_maps_are_those_of_the_protocol() -> None:
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
     for video in read_videos("davis", pristine / "davis").units:
-        (rows,) = evaluation.evaluate_masks(video, DAVIS, FIXED)
+        rows = evaluation.evaluate_masks(video, DAVIS, FIXED)
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
             expected = [
@@ -286,11 +284,12 @@ def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> N
     assert not result.summaries()  # they count for nobody
     rows = {row["pair"]: row for row in result.record["rows"]}
     assert "00001.jpg" in rows["pan object-1"]["reason"]
-    assert rows["pan object-1"]["J"] == [0, 0]
+    assert "J" not in rows["pan object-1"]
     (data / "jhmdb" / "Rename_Images" / "wave" / "pan" / "00002.png").unlink()
     result = run(data, tmp_path, "jhmdb")
     rows = {row["pair"]: row for row in result.record["rows"]}
-    assert rows["pan pose"]["errors"] == [[None] * 3] * 15
+    assert "00002.png" in rows["pan pose"]["reason"]
+    assert "errors" not in rows["pan pose"]
     assert rows["still pose"]["reason"] is None
 
 
@@ -338,16 +337,6 @@ def test_without_scipy_the_extra_is_named(data: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(geomatch.MissingDependencyError, match=r"geomatch-dift\[jhmdb\]"):
         read_videos("jhmdb", data / "jhmdb")
-
-
-def test_methods_of_one_timestep_are_followed_together(pristine: Path, tmp_path: Path) -> None:
-    methods = [f"{TINY}[head=false,noise=true,t=30,layer=1,ensemble={size}]" for size in (1, 2)]
-    for dataset in ("davis", "jhmdb"):
-        together = run(pristine, tmp_path / "together", dataset, methods)
-        assert together.computed == 2 * 2
-        alone = [row for method in methods
-                 for row in run(pristine, tmp_path / "alone", dataset, [method]).record["rows"]]  # fmt: skip
-        assert together.record["rows"] == alone
 
 
 def test_the_sizes_of_protocols_reach_the_methods() -> None:

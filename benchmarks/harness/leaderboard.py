@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.resources import files
 from itertools import combinations
 from statistics import fmean
@@ -33,27 +32,20 @@ class Standing:
         return f"{self.value:.1f}" + (" [{:.1f}, {:.1f}]".format(*self.interval) if self.interval else "")
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedRow:
-    """One row of somebody's table, taken under one protocol."""
+def published_rows(task: str, protocol: str) -> list[dict[str, Any]]:
+    """Rows of somebody's tables under one protocol of a task; none where no source was read.
 
-    method: str
-    split: str
-    measures: dict[str, float]  # by the names that our tables have; percentages, and repeatability as a share
-    source: str  # and what differs from the protocol, as far as it says
-
-
-@cache
-def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
-    """Rows under one protocol of a task; none where no source was read."""
+    ``method``, ``split``, ``measures`` by the names that our tables have (percentages, and repeatability as a
+    share), ``source``, and what differs from the protocol, as far as it says.
+    """
     package = files(f"geomatch.benchmarks.tasks.{FOLDERS[task]}")
     content = json.loads(package.joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(
-        PublishedRow(source=group["source"] + (f" ({group['note']})" if "note" in group else ""), **row)
+    return [
+        {**row, "source": group["source"] + (f" ({group['note']})" if "note" in group else "")}
         for group in content
         for row in group["rows"]
         if group["protocol"] == protocol
-    )
+    ]
 
 
 @dataclass(frozen=True, slots=True)

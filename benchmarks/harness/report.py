@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
-from geomatch.benchmarks.harness.leaderboard import PublishedRow, compare_all, leaderboard, published_rows
+from geomatch.benchmarks.harness.leaderboard import compare_all, leaderboard, published_rows
 from geomatch.benchmarks.harness.record import Run, find_runs, merge, without_folders
 from geomatch.benchmarks.harness.task import Row, Task, Words
 from geomatch.engine.run import grouped
@@ -121,13 +121,13 @@ def _worst(
     return found
 
 
-def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:
+def _published_table(rows: Sequence[Row]) -> list[list[str]]:
     """Cells, the head first."""
-    columns = list(dict.fromkeys(name for row in rows for name in row.measures))
+    columns = list(dict.fromkeys(name for row in rows for name in row["measures"]))
     cells = [
-        [row.method, row.split,
-         *(f"{row.measures[name]:g}" if name in row.measures else "-" for name in columns),
-         row.source]
+        [row["method"], row["split"],
+         *(f"{row['measures'][name]:g}" if name in row["measures"] else "-" for name in columns),
+         row["source"]]
         for row in rows
     ]  # fmt: skip
     return [["method", "split", *columns, "source"], *cells]

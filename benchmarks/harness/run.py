@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
+from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.record import allowed, machine, summarise_record, unreadable_pairs, write_run
 from geomatch.benchmarks.harness.task import Entry, Row, Settings, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher
 from geomatch.benchmarks.methods.strings import named, split_methods
-from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
 from geomatch.engine import FailedItem, LocalEngine, RunContext, Work
 from geomatch.engine.run import grouped
@@ -35,7 +34,7 @@ detector and a describer (None: the detector brings descriptors), a `PairMatcher
 images, see `geomatch.benchmarks.methods.functions.FunctionMatcher`."""
 Methods = str | Sequence[str | Method] | Mapping[str, Given]
 """Strings separated by commas, methods, or methods by the names that the record gives them."""
-Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
+Cells = dict[str, list[Row]]  # rows by protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,8 @@ def run_benchmark(
             tasks `create_dense_method`, perhaps as ``NAME=STRING``. One whose weights or packages are missing
             is skipped with the reason.
         out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
-        context: on an accelerator features come first, unit by unit, and then the rows. Without one, objects
-            are evaluated in this process, strings by one worker per core.
+        context: without one, objects are evaluated in this process, strings by one worker per core, or in
+            this process on an accelerator.
         settings: what else decides the numbers.
 
     Raises GeomatchError for data that cannot be read, when there is nothing to evaluate, or something could
@@ -99,16 +98,12 @@ def run_benchmark(
             raise GeomatchError(f"nothing can run: {why}")
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
-        entries = {entry.method.name: entry for entry in usable}
-        shared = groups([entry.method for entry in usable])
-        parts = tuple(tuple(entries[method.name] for method in group) for group in shared)
         cache = store if settings.cache_features and task.caches else None
-        ahead = cache is not None and device != "cpu"
-        need: Need = "processor" if ahead or device == "cpu" else "large network"
+        need: Need = "processor" if device == "cpu" else "large network"
         limited = list(chosen)
         if not task.dense:  # an object may find more
             limited = [replace(one, max_keypoints=allowed(one, settings.max_keypoints)) for one in chosen]
-        evaluating = Evaluating(name, tuple(limited), parts, store, cache, need)
+        evaluating = Evaluating(name, tuple(limited), tuple(usable), store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in chosen}
@@ -117,14 +112,14 @@ def run_benchmark(
             digest_of([unit.fingerprint for unit in found.units]),
         )  # fmt: skip
         _check_travels(evaluating, work.engine.workers)
-        manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
+        manifest, cells, computed = _evaluated(evaluating, found, work, manifest, skipped)
         manifest.saved(store, retries=work.retries, complete=True)
     rows = [
         {"protocol": protocol, "method": method, **row}
         for method in keys
         for unit in found.units
         for protocol in fields
-        for row in cells.get((method, unit.name, protocol), [])
+        for row in cells[method, unit.name].get(protocol, [])
     ]
     skipped |= unreadable_pairs(rows)
     units = {unit.name: unit.fingerprint for unit in found.units}
@@ -198,7 +193,7 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
 
 def _check_travels(evaluating: "Evaluating", workers: int) -> None:
     """Raise GeomatchError, naming the method, when one cannot be sent to worker processes."""
-    for entry in (entry for group in evaluating.groups for entry in group if workers > 1):
+    for entry in evaluating.entries if workers > 1 else ():
         try:
             pickle.dumps(entry)
         except Exception as error:  # whatever a user's object raises
@@ -210,107 +205,75 @@ def _check_travels(evaluating: "Evaluating", workers: int) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One unit with the methods of one group, under all protocols."""
+    """One unit with one method, under all protocols."""
 
     unit: Any
-    group: int  # place in `Evaluating.groups`
+    place: int  # of the method in `Evaluating.entries`
     name: str  # for the user
 
 
 @dataclass(frozen=True)
 class Evaluating:
-    """The engine's task: rows of a unit, by protocol and method, and how many of these had to be computed."""
+    """The engine's task: rows of a unit by protocol, and how many of these had to be computed."""
 
     task: str
     protocols: tuple[Any, ...]
-    groups: tuple[tuple[Entry, ...], ...]  # methods whose features come from the same passes
+    entries: tuple[Entry, ...]
     store: Store
     cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
-    features: bool = False  # True if what the rows need is made and cached, and no row
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""
         return lambda block: [self.evaluate(job) for job in block]
 
-    def keys(self, job: Job, protocol: Any) -> dict[int, str]:
-        """Keys of the rows, by place in the group of the methods for which the protocol is defined."""
-        task, group = find_task(self.task), self.groups[job.group]
-        if not task.covers(protocol, job.unit):
-            return {}
-        return {
-            place: key_of(asdict(protocol), entry.key, job.unit.fingerprint)
-            for place, entry in enumerate(group)
-            if task.undefined(protocol, entry.method) is None
-        }
+    def keys(self, job: Job) -> list[tuple[Any, str]]:
+        """The protocols that are defined for the unit and the method, each with the key of the rows."""
+        task, entry = find_task(self.task), self.entries[job.place]
+        return [
+            (protocol, key_of(asdict(protocol), entry.key, job.unit.fingerprint))
+            for protocol in self.protocols
+            if task.covers(protocol, job.unit) and task.undefined(protocol, entry.method) is None
+        ]
 
     def evaluate(self, job: Job) -> tuple[Cells, int]:
         """Rows, and how many had to be computed."""
-        group = self.groups[job.group]
-        evaluation = find_task(self.task).evaluation(job.unit, group, self.cache)
+        evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.cache)
         cells: Cells = {}
-        computed = 0
-        for protocol in self.protocols:
-            keys = self.keys(job, protocol)
-            places = list(keys)
-            if self.features:
-                missing = [place for place, key in keys.items() if not self.store.has(ROWS, key)]
-                if missing:
-                    evaluation.prepare(protocol, missing)
-                continue
+        computed: list[str] = []
+        for protocol, key in self.keys(job):
 
-            def make(missing: list[int], protocol: Any = protocol, places: list[int] = places) -> Any:
-                nonlocal computed
-                computed += len(missing)
-                return evaluation.rows(protocol, [places[k] for k in missing])
+            def make(_: list[int], protocol: Any = protocol) -> list[list[Row]]:
+                computed.append(protocol.name)
+                return [evaluation.rows(protocol)]
 
-            found = read_or_make(self.store, ROWS, list(keys.values()), make, pack_rows, unpack_rows)
-            for (place, key), own in zip(keys.items(), found, strict=True):
-                cells[protocol.name, group[place].method.name] = own
-                if any(map(unreadable, own)):
-                    self.store.remove(ROWS, key)
-        return cells, computed
+            (own,) = self.store.cached(ROWS, [key], make, pack_rows, unpack_rows)
+            cells[protocol.name] = own
+            if any(map(unreadable, own)):
+                self.store.remove(ROWS, key)
+        return cells, len(computed)
 
 
 def _evaluated(
-    evaluating: Evaluating,
-    data: DataSet[Any],
-    work: Work,
-    ahead: bool,
-    manifest: Manifest,
-    skipped: dict[str, str],
-) -> tuple[Manifest, dict[tuple[str, str, str], list[Row]], int]:
-    """Rows by method, unit and protocol, and the number of computed cells."""
-    jobs = []
-    for number, group in enumerate(evaluating.groups):
-        label = group[0].method.name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
-        jobs += [Job(unit, number, f"{label} on {unit.name}") for unit in data.units]
-    pairs = [(job, protocol) for job in jobs for protocol in evaluating.protocols]
-    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair).values())
+    evaluating: Evaluating, data: DataSet[Any], work: Work, manifest: Manifest, skipped: dict[str, str]
+) -> tuple[Manifest, dict[tuple[str, str], Cells], int]:
+    """Rows by method and unit, and the number of computed cells."""
+    task, methods = find_task(evaluating.task), [entry.method.name for entry in evaluating.entries]
+    jobs = [Job(unit, place, f"{method} on {unit.name}") for place, method in enumerate(methods)
+            for unit in data.units]  # fmt: skip
+    keys = dict.fromkeys(key for job in jobs for _, key in evaluating.keys(job))
     names = tuple(job.name for job in jobs)
     manifest = manifest.saved(evaluating.store, names=names, objects={ROWS: tuple(keys)}, failed=skipped)
-    task = find_task(evaluating.task)
-    rows: dict[str, Cells] = {}
-    todo = [[job] for job in jobs]
+    cells: dict[tuple[str, str], Cells] = {}
     failed: dict[str, str] = {}
-    if ahead:
-        first = replace(evaluating, features=True, need="large network")
-        made = work.results(first, todo, "features", task.unit[0])
-        failed = {job.name: result.reason for job, result in made if isinstance(result, FailedItem)}
-    todo = [block for block in todo if block[0].name not in failed]
     computed = 0
-    for job, result in work.results(evaluating, todo, task.name, task.unit[0]):
+    for job, result in work.results(evaluating, [[job] for job in jobs], task.name, task.unit[0]):
         if isinstance(result, FailedItem):
             failed[job.name] = result.reason
         else:
-            rows[job.name], count = result
+            cells[methods[job.place], job.unit.name], count = result
             computed += count
     if failed:
         reasons = "; ".join(grouped(failed))
         raise GeomatchError(f"not done after several tries: {reasons}; what was done is cached: run again")
-    cells = {
-        (method, job.unit.name, protocol): own
-        for job in jobs
-        for (protocol, method), own in rows[job.name].items()
-    }
     return manifest, cells, computed

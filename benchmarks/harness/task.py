@@ -45,13 +45,10 @@ class Entry:
 
 
 class Evaluation(Protocol):
-    """Methods of one of `geomatch.benchmarks.methods.together.groups` on one unit, under any protocols."""
+    """A method on one unit, under any protocols."""
 
-    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
-        """Make and cache the features that the methods at these places need, many images at once."""
-
-    def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
-        """What the protocol measures of the methods at these places, without protocol and method."""
+    def rows(self, protocol: Any) -> list[Row]:
+        """What the protocol measures, without names of protocol and method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class Task:
     whole: int | Mapping[str, int]  # units of the release, perhaps by split; 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
-    evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
+    evaluation: Callable[[Any, Entry, Store | None], Evaluation]  # on a unit; caches features
     measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent

@@ -14,7 +14,7 @@ from geomatch.dift.inputs import dense_size
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.images import Image
 from geomatch.provenance import settings_key
-from geomatch.types import Features, Traits
+from geomatch.types import Features
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
 SIDE = 768
@@ -40,11 +40,6 @@ class TransformersFeatures:
     """(width, height) to which images are stretched, or the length of the short side, as
     `geomatch.dift.DIFTConfig` has them; rounded to whole patches."""
     device: str = "cpu"
-
-    @property
-    def traits(self) -> Traits:
-        """See `geomatch.types.Traits`."""
-        return Traits(dense=True, large=True, device=self.device)
 
     def cache_key(self) -> Any:
         """The settings, and the model by the content of its files."""
@@ -93,15 +88,11 @@ class TransformersFeatures:
         """The same at another size."""
         return replace(self, size=size)
 
-    def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
-        """See `geomatch.describers.DenseDescriber`."""
-        return replace(features, descriptors=feature_map.sample(features.keypoints))
-
     def describe(self, image: Image, features: Features) -> Features:
         """The keypoints with descriptors, of unit length."""
         if not len(features):
             return replace(features, descriptors=np.zeros((0, 1), np.float32))
-        return self.describe_map(self.dense(image), features)
+        return replace(features, descriptors=self.dense(image).sample(features.keypoints))
 
 
 def image_size(size: tuple[int, int], rule: Size, patch: int) -> tuple[int, int]:

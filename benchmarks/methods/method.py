@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from geomatch.benchmarks.methods.features import FeatureFiles
-from geomatch.describers import DenseDescriber, Describer, describe_images, traits_of
-from geomatch.dift import DIFTConfig
+from geomatch.describers import Describer, describe_images, traits_of
+from geomatch.dift import DIFTConfig, DIFTExtractor, cached_extractor
 from geomatch.dift.files import folder_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector
@@ -51,7 +52,8 @@ class Method:
     estimator: str | None = None
     """Instead of the protocols' own."""
     dift: DIFTConfig | None = None
-    """The settings of ``descriptor``, a `DIFTExtractor`, so that methods can share its passes."""
+    """The settings of ``descriptor``, a `DIFTExtractor`; `cached_extractor` works: few networks are in
+    memory."""
 
     @classmethod
     def of(cls, name: str, source: Detector | None, describer: Describer | None) -> "Method":
@@ -73,8 +75,7 @@ class Method:
     ) -> list[Features]:
         """What was detected with descriptors; ``paper_sampling`` as `FeatureMap.sample`."""
         if self.dift is not None:
-            described = cast(Any, self.descriptor).describe_many(images, found, paper_sampling)
-            return cast(list[Features], described)
+            return cached_extractor(self.dift).describe_many(images, found, paper_sampling)
         return describe_images(self.descriptor, images, found)
 
     def match(self, features0: Features, features1: Features) -> Matches:
@@ -103,11 +104,12 @@ class Method:
         return family is not None and bool(family.pipelines)
 
     def maps(self, images: Sequence[Image], prompt: str | None = None) -> list[Any]:
-        """The `FeatureMap` of each image; see `geomatch.benchmarks.methods.together.dense_maps`."""
-        describer = cast(DenseDescriber, self.descriptor)
-        if prompt is not None and self.takes_text:
-            describer = cast(Any, describer).at_prompt(prompt)
-        return describer.dense_many(images)
+        """The `FeatureMap` of each image."""
+        text = prompt if self.takes_text else None
+        if self.dift is not None:
+            return _prompted(self.dift, self.dift.prompt if text is None else text).dense_many(images)
+        describer = cast(Any, self.descriptor)
+        return list((describer if text is None else describer.at_prompt(text)).dense_many(images))
 
     def at_size(self, size: int | tuple[int, int]) -> "Method":
         """The same with images at a protocol's size, the short side or (width, height), where it has one."""
@@ -148,6 +150,12 @@ class Method:
             known[base] = cache_key(replace(cast(Any, self.descriptor), config=base))
         names = ("timestep", "layers", "ensemble_size")
         return {"dift": known[base], **{name: cache_key(getattr(self.dift, name)) for name in names}}
+
+
+@lru_cache(maxsize=1)
+def _prompted(config: DIFTConfig, prompt: str) -> DIFTExtractor:
+    """The text is encoded once for many images."""
+    return cached_extractor(config).at_prompt(prompt)
 
 
 def feature_key(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Methods by their strings: parts joined by ``+``, weights after a colon, settings of DIFT in brackets."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
@@ -30,10 +31,13 @@ _DEFAULTS = {field.name: field.default for field in fields(DIFTConfig) if field.
 def split_methods(text: str) -> dict[str, str]:
     """The strings by name, of a list separated by commas, ``NAME=STRING`` or a string, named by itself.
 
-    Names have no folders, unless they need them to differ. Raises ValueError for a name with two strings.
+    Values in braces make as many methods. Names have no folders, unless they need them to differ. Raises
+    ValueError for a name with two strings.
 
     >>> list(split_methods("sift,sift+dift-sd[t=0,layer=2],mine=aliked:models/a.pth,aliked:models/b.pth"))
     ['sift', 'sift+dift-sd[t=0,layer=2]', 'mine', 'aliked:b.pth']
+    >>> list(split_methods("dift-sd[t={0,51},layer=2]"))
+    ['dift-sd[t=0,layer=2]', 'dift-sd[t=51,layer=2]']
     """
     return named(re.split(r",(?![^\[\]]*\])", text))
 
@@ -41,7 +45,7 @@ def split_methods(text: str) -> dict[str, str]:
 def named(strings: Iterable[str]) -> dict[str, str]:
     """As `split_methods`, of ``NAME=STRING`` or strings that are split already."""
     found: dict[str, str] = {}
-    for item in dict.fromkeys(strings):
+    for item in dict.fromkeys(one for text in strings for one in _each(text)):
         name, string = re.fullmatch(r"(?:([^=\[\]+:]+)=)?(.*)", item).groups()  # type: ignore[union-attr]
         if name is None:
             short = "+".join(re.sub(r"(^(?=/)|:).*/", r"\1", part) for part in _parts(string))
@@ -51,18 +55,11 @@ def named(strings: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def with_settings(text: str, settings: Mapping[str, object]) -> str:
-    """The string with more settings of its descriptor.
-
-    >>> with_settings("sift+dift-sd[seed=1]+ransac", {"t": 0})
-    'sift+dift-sd[seed=1,t=0]+ransac'
-    """
-    parts = _parts(text)
-    place = 1 if len(parts) > 1 else 0
-    given = ",".join(f"{name}={value}" for name, value in settings.items())
-    name, own = _bracketed(parts[place])
-    parts[place] = f"{name}[{own},{given}]" if own else f"{name}[{given}]"
-    return "+".join(parts)
+def _each(text: str) -> Iterator[str]:
+    """The string with every choice of the values in its braces."""
+    parts = re.split(r"\{([^{}]*)\}", text)
+    choices = (part.split(",") if place % 2 else [part] for place, part in enumerate(parts))
+    yield from map("".join, product(*choices))
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,6 @@ from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Wor
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import (
     ImagePair,
-    Measuring,
     PairEvaluation,
     PairScene,
     limited,
@@ -169,14 +168,11 @@ def curve(protocol: WxBSProtocol, rows: Sequence[Row]) -> Curve:
     return THRESHOLDS.astype(np.float64), 100 * _values(protocol, rows).mean(0)
 
 
-_MEASURING = Measuring(
-    lambda protocol: [] if protocol.partners else ["original"], _measured,
-    lambda protocol, reason: _row(0, reason, np.array([np.inf])),
-)  # fmt: skip
 TASKS = {
     "wxbs": Task(
         "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE, read_wxbs, PROTOCOLS,
-        partial(PairEvaluation, measuring=_MEASURING), _measures, _values,
+        partial(PairEvaluation, measured=_measured,
+                frames=lambda protocol: [] if protocol.partners else ["original"]), _measures, _values,
         statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),
         worst=_worst, curve=curve, dense=False, undefined=_undefined, notes=_notes,

@@ -81,23 +81,6 @@ def evaluate(
     return row
 
 
-def failed(protocol: HomographyProtocol, reason: str) -> Row:
-    """The row of a pair that cannot be evaluated: it counts as the worst result."""
-    row: Row = {"keypoints": [0, 0], "matches": 0, "reason": reason, "seconds": {}}
-    if protocol.kind == "mma":
-        return row | {"within": [0] * len(MMA_THRESHOLDS)}
-    row |= {"errors_px": [None] * protocol.seeds, "inliers": [0] * protocol.seeds}
-    row |= {f"precision@{threshold:g}": 0.0 for threshold in protocol.precisions}
-    if protocol.direct:
-        row["errors_DLT"] = [None]
-    if protocol.everywhere:
-        row |= {"errors_back": row["errors_px"], "errors_visible": row["errors_px"]}
-    if protocol.kind == "superpoint":
-        row |= {"repeatability": 0.0, "localisation_px": None}
-        row |= {"average_precision": 0.0, "matching_score": 0.0}
-    return row
-
-
 def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit: int) -> FramedPair:
     """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
     features0, features1 = pair.features0, pair.features1

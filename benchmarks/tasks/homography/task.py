@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -24,8 +25,8 @@ from geomatch.benchmarks.tasks.homography.protocols import (
     HomographyProtocol,
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
-from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair
 
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
@@ -142,13 +143,13 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     return None
 
 
-_MEASURING = Measuring(
-    lambda protocol: [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame],
-    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling,
-)  # fmt: skip
+def _frames(protocol: HomographyProtocol) -> list[Frame]:
+    return [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame]
+
+
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
-    partial(PairEvaluation, measuring=_MEASURING),
+    partial(PairEvaluation, frames=_frames, measured=_measured, paper=attrgetter("paper_sampling")),
     _measures, _values, _statistic,
     lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
     splits=("all", "viewpoint", "illumination"), dense=False, notes=_notes,

@@ -1,4 +1,4 @@
-"""Methods on the pairs of one unit: features in the protocol's frames, and a row of each pair."""
+"""A method on the pairs of one unit: features in the protocol's frames, and a row of each pair."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,6 @@ from geomatch.types import Features, Matches
 
 Points = NDArray[np.float64]
 Match = Callable[[Features, Features], Matches]
-_REFUSED = (ImageError, FeaturesError, cv2.error)
 
 
 @dataclass(frozen=True)
@@ -51,62 +50,33 @@ class PairScene:
         return digest_of([names, fingerprint_of([*self.files, *masks]), *self.truths])
 
 
-@dataclass(frozen=True)
-class Measuring:
-    """How a task measures a pair."""
-
-    frames: Callable[[Any], Sequence[Frame]]  # in which a protocol looks at images, if it needs features
-    measured: Callable[[Any, Method, Sequence[FramedPair], ImagePair], Row]  # the pair in each frame
-    failed: Callable[[Any, str], Row]  # the row of a pair that cannot be evaluated, with the reason
-    paper: Callable[[Any], bool] = lambda protocol: False  # True if maps are sampled as in the paper's code
-
-
+@dataclass
 class PairEvaluation:
     """The `Evaluation` of a unit with ``pairs``, `ImagePair`s in order."""
 
-    def __init__(
-        self, unit: Any, entries: Sequence[Entry], store: Store | None, measuring: Measuring
-    ) -> None:
-        self._pairs, self._entries, self._measuring = unit.pairs, entries, measuring
-        self._views = Views(entries, store)
+    unit: Any
+    entry: Entry
+    store: Store | None
+    frames: Callable[[Any], Sequence[Frame]]  # in which a protocol looks at images, if it needs features
+    measured: Callable[[Any, Method, Sequence[FramedPair], ImagePair], Row]  # the pair in each frame
+    paper: Callable[[Any], bool] = lambda protocol: False  # True if maps are sampled as in the paper's code
 
-    def _samples(self, protocol: Any) -> bool:
-        # methods that sample no map know no difference
-        return self._measuring.paper(protocol) and self._entries[0].method.samples
+    @cached_property
+    def _views(self) -> Views:
+        return Views(self.entry, self.store)
 
-    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
+    def rows(self, protocol: Any) -> list[Row]:
         """See `Evaluation`."""
-        paths = dict.fromkeys(path for pair in self._pairs for path in pair.paths)
-        for frame in self._measuring.frames(protocol):
-            self._views.prepare([*paths], frame, self._samples(protocol), wanted)
-
-    def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
-        """See `Evaluation`."""
-        found: list[list[Row]] = [[] for _ in wanted]
-        for pair in self._pairs:
-            for own, row in zip(found, self._rows_of(protocol, pair, wanted), strict=True):
-                own.append({"pair": pair.name, "split": pair.split, **row})
-        return found
-
-    def _rows_of(self, protocol: Any, pair: ImagePair, wanted: Sequence[int]) -> list[Row]:
-        measuring, paper = self._measuring, self._samples(protocol)
-        try:
-            frames = measuring.frames(protocol)
-            framed = [self._views.pairs(pair.paths, frame, paper, wanted) for frame in frames]
-        except _REFUSED as error:
-            return [measuring.failed(protocol, _reason(error))] * len(wanted)
-        rows = []
-        seen = zip(*framed, strict=True) if framed else [()] * len(wanted)
-        for place, own in zip(wanted, seen, strict=True):
+        rows, method, frames = [], self.entry.method, self.frames(protocol)
+        paper = self.paper(protocol) and method.samples  # methods that sample no map know no difference
+        for pair in self.unit.pairs:
             try:
-                rows.append(measuring.measured(protocol, self._entries[place].method, own, pair))
-            except _REFUSED as error:
-                rows.append(measuring.failed(protocol, _reason(error)))
+                framed = [self._views.pair(pair.paths, frame, paper) for frame in frames]
+                row = self.measured(protocol, method, framed, pair)
+            except (ImageError, FeaturesError, cv2.error) as error:
+                row = {"reason": UNREADABLE + first_line(error)}
+            rows.append({"pair": pair.name, "split": pair.split, **row})
         return rows
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error) if isinstance(error, cv2.error) else f"{UNREADABLE}{error}"
 
 
 def limited(pair: FramedPair, count: int, unique: bool = False) -> FramedPair:

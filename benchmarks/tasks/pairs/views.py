@@ -1,9 +1,8 @@
-"""What methods see of the images of one unit in one frame: features, and where original pixels go there."""
+"""What a method sees of the images of one unit in one frame: features, and where original pixels go there."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
+from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
-from geomatch.benchmarks.methods.together import describe_together
 from geomatch.geometry import warp_points
 from geomatch.images import Image, ImageFile
-from geomatch.keypoints.detector import runs_ahead
 from geomatch.store import Store
 from geomatch.types import Features
 
@@ -48,89 +45,51 @@ class FramedPair:
 
 @dataclass
 class Views:
-    """Features of one unit's images by the methods of one group, each made or read once."""
+    """Features of one unit's images by a method, each made or read once."""
 
-    entries: Sequence[Entry]
+    entry: Entry
     store: Store | None  # where they are cached, by content
     _images: dict[tuple[Path, Frame], tuple[Image, Matrix]] = field(default_factory=dict)
-    _sums: dict[Path, str] = field(default_factory=dict)
-    _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
+    _views: dict[tuple[Path, Frame, bool], Features] = field(default_factory=dict)
 
-    def pairs(
-        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int]
-    ) -> list[FramedPair]:
-        """Features of two images by the methods at these places.
-
-        ``paper`` says that descriptors are sampled as in the paper's code.
-        """
-        matcher = self.entries[0].method.pair_matcher
+    def pair(self, paths: tuple[Path, Path], frame: Frame, paper: bool) -> FramedPair:
+        """Features of two images; ``paper`` says that descriptors are sampled as in the paper's code."""
+        images = [self._image(path, frame)[0] for path in paths]
+        matcher = self.entry.method.pair_matcher
         if matcher is not None:
-            keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                images = [self._image(path, frame)[0] for path in paths]
                 both = matcher.match_images(*images)
                 seen = [one.within(own.keypoints) for one, own in zip(images, both, strict=True)]
                 return [both[place][seen[0] & seen[1]] for place in places]
 
-            both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
+            keys = [self._key(paths, frame, side) for side in (0, 1)]
+            both = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
         else:
-            sides = [self._features(path, frame, paper, wanted) for path in paths]
-            both = [list(pair) for pair in zip(*sides, strict=True)]
-        matrices = [self._image(path, frame)[1] for path in paths]
-        return [FramedPair(one, other, *matrices) for one, other in both]
+            both = [self._features(path, frame, paper) for path in paths]
+        return FramedPair(both[0], both[1], *(self._image(path, frame)[1] for path in paths))
 
-    def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
-        """Make and cache the features of images, with keypoints detected ahead where the detector may."""
-        method = self.entries[0].method
-        if self.store is None or method.pair_matcher or isinstance(method.source, FeatureFiles):
-            return
-        early = runs_ahead(method.source)
+    def _features(self, path: Path, frame: Frame, paper: bool) -> Features:
+        place, method = (path, frame, paper), self.entry.method
+        image, matrix = self._image(path, frame)
+        if place in self._views:
+            return self._views[place]
+        if isinstance(method.source, FeatureFiles):
+            whole = method.source.read(path, self._image(path, "original")[0].size)
+            found = _moved(whole, matrix, image)
+        else:
 
-        def read(path: Path) -> tuple[Image, Features | None]:
-            image, _ = framed(with_mask(path).load(), frame)
-            return image, method.detect(image) if early else None
+            def make(_: list[int]) -> list[Features]:
+                found = [method.detect(image)]
+                return found if frame == SMALL else method.describe([image], found, paper)
 
-        def keys(path: Path) -> list[str]:
-            return [self._key([path], frame, paper, k) for k in wanted]
+            keys = [self._key([path], frame, paper)]
+            (found,) = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
+        self._views[place] = found
+        return found
 
-        make = partial(self._made, wanted, frame, paper)
-        make_ahead(self.store, KIND, paths, keys, read, make, Features.to_bytes)
-
-    def _made(
-        self,
-        wanted: Sequence[int],
-        frame: Frame,
-        paper: bool,
-        read: Sequence[tuple[Image, Features | None]],
-    ) -> list[list[Features]]:
-        methods, images = [self.entries[k].method for k in wanted], [image for image, _ in read]
-        found = [methods[0].detect(image) if own is None else own for image, own in read]
-        return [found] * len(methods) if frame == SMALL else describe_together(methods, images, found, paper)
-
-    def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
-        todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
-        source = self.entries[0].method.source
-        if todo and isinstance(source, FeatureFiles):
-            image, matrix = self._image(path, frame)
-            whole = source.read(path, self._image(path, "original")[0].size)
-            self._views[path, frame, paper, 0] = _moved(whole, matrix, image)
-        elif todo:
-
-            def make(places: list[int]) -> list[Features]:
-                shown = [(self._image(path, frame)[0], None)]
-                return [own for (own,) in self._made([todo[place] for place in places], frame, paper, shown)]
-
-            keys = [self._key([path], frame, paper, k) for k in todo]
-            made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
-            self._views |= {(path, frame, paper, k): own for k, own in zip(todo, made, strict=True)}
-        return [self._views[path, frame, paper, k] for k in wanted]
-
-    def _key(self, paths: Sequence[Path], frame: Frame, how: bool | int, place: int) -> str:
-        for path in paths:
-            if path not in self._sums:
-                self._sums[path] = with_mask(path).checksum()
-        return key_of([self._sums[p] for p in paths], frame, how, feature_key(self.entries[place].key))
+    def _key(self, paths: Sequence[Path], frame: Frame, how: bool | int) -> str:
+        return key_of([with_mask(p).checksum() for p in paths], frame, how, feature_key(self.entry.key))
 
     def _image(self, path: Path, frame: Frame) -> tuple[Image, Matrix]:
         """The image in the frame, and the matrix from original pixels to it."""

@@ -48,12 +48,6 @@ def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, trut
     return row | {"seconds": {"match": matched - start, "rest": time.perf_counter() - matched}}
 
 
-def failed(protocol: PoseProtocol, reason: str) -> Row:
-    """The row of a pair that cannot be evaluated: it counts as the worst result."""
-    row: Row = {"keypoints": [0, 0], "matches": 0, "reason": reason, "precision": 0.0, "seconds": {}}
-    return row | {name: [None] * protocol.seeds for name in ERRORS} | {"inliers": [0] * protocol.seeds}
-
-
 def _rays(
     protocol: PoseProtocol, points: Points, features: Features, matrix: Points, camera: Camera
 ) -> tuple[Points, Points]:
@@ -86,10 +80,13 @@ def solve(
         found = solve_pose((rays0, rays1), (focal0, focal1), options)
         return found if found[2] >= 5 else None
     mean = (focal0[0] + focal1[1]) / 2 if protocol.focal == "superglue" else float(np.mean([focal0, focal1]))
-    matrices, mask = cv2.findEssentialMat(
-        rays0, rays1, np.eye(3), OPENCV_METHODS[protocol.estimator],
-        protocol.confidence or _CONFIDENCE, protocol.threshold / mean, protocol.max_iterations or _ITERATIONS,
-    )  # fmt: skip
+    try:
+        matrices, mask = cv2.findEssentialMat(
+            rays0, rays1, np.eye(3), OPENCV_METHODS[protocol.estimator], protocol.confidence or _CONFIDENCE,
+            protocol.threshold / mean, protocol.max_iterations or _ITERATIONS,
+        )  # fmt: skip
+    except cv2.error:  # some methods raise on degenerate input, others return None
+        return None
     best: Pose | None = None
     # five matches have several solutions, one below the other; USAC may give none
     for matrix in [] if matrices is None else np.split(matrices, len(matrices) // 3):

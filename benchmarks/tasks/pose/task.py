@@ -9,10 +9,10 @@ import numpy as np
 from geomatch.benchmarks.harness.measures import area_under_curve, recall_curve, with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose.data import read_cameras
-from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
+from geomatch.benchmarks.tasks.pose.evaluation import evaluate
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET, PoseProtocol
 from geomatch.estimators.solvers import OPENCV_METHODS
 
@@ -74,13 +74,12 @@ def _task(name: str, title: str, whole: int, protocols: dict[str, PoseProtocol])
     axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")
     return Task(
         name, title, ("scene", "scenes"), "pairs", whole, partial(read_cameras, name), protocols,
-        partial(PairEvaluation, measuring=_MEASURING), _measures, _values, _statistic,
-        lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
-        dense=False, undefined=_undefined,
+        partial(PairEvaluation, frames=lambda protocol: [protocol.frame], measured=_measured),
+        _measures, _values, _statistic, lambda protocol, found: found.mean(axis=1), _worst,
+        lambda protocol: axes, curve, dense=False, undefined=_undefined,
     )  # fmt: skip
 
 
-_MEASURING = Measuring(lambda protocol: (protocol.frame,), _measured, failed)
 TASKS = {
     "megadepth": _task("megadepth", "MegaDepth-1500", 2, MEGADEPTH),
     "scannet": _task("scannet", "ScanNet-1500", 100, SCANNET),

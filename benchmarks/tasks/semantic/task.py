@@ -1,16 +1,15 @@
 """Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
-from geomatch.benchmarks.harness.measures import with_failures
+from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
     Axes,
@@ -24,7 +23,6 @@ from geomatch.benchmarks.harness.task import (
     threshold_of,
 )
 from geomatch.benchmarks.methods.method import feature_key
-from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, read_semantic
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, target_of, transfer_points
@@ -46,7 +44,7 @@ class SemanticProtocol:
 
     ``PCK@a`` counts points over all pairs, ``PCK@a per image`` is the mean over pairs. Each point of the
     source goes to the most similar place of the target; maps are compared at the resolution of the images,
-    between the cells bilinearly. A pair whose images cannot be read has all its points wrong.
+    between the cells bilinearly.
     """
 
     name: str
@@ -84,44 +82,6 @@ def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:
     return replace(protocol, prompt=prompt, name=f"{protocol.name}:{prompt or 'no prompt'}")
 
 
-@dataclass
-class CachedMaps:
-    """Maps of one category's images by the methods of one group."""
-
-    folder: Path  # the data set's
-    entries: Sequence[Entry]
-    store: Store | None  # where they are cached
-    _sums: dict[Path, str] = field(default_factory=dict)
-
-    def prepare(self, paths: Sequence[Path], prompt: str, wanted: Sequence[int]) -> None:
-        """Make and cache the maps of images by the methods at these places."""
-        if self.store:
-            make_ahead(
-                self.store, KIND, paths, lambda path: [self._key(path, prompt, k) for k in wanted],
-                lambda path: load_image(self.folder / path),
-                partial(dense_maps, [self.entries[k].method for k in wanted], prompt=prompt), pack_map,
-            )  # fmt: skip
-
-    def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
-        """The maps of an image by the methods at these places."""
-
-        def make(places: list[int]) -> list[FeatureMap]:
-            methods = [self.entries[wanted[place]].method for place in places]
-            return [own for (own,) in dense_maps(methods, [load_image(self.folder / path)], prompt)]
-
-        keys = [self._key(path, prompt, k) for k in wanted]
-        return read_or_make(self.store, KIND, keys, make, pack_map, unpack_map)
-
-    def _key(self, path: Path, prompt: str, place: int) -> str:
-        if path not in self._sums:
-            full = self.folder / path
-            if not full.is_file():
-                raise ImageError(f"{path}: no such file")
-            self._sums[path] = sha256_of(full)
-        entry = self.entries[place]
-        return key_of(self._sums[path], feature_key(entry.key), prompt if entry.method.takes_text else None)
-
-
 def pack_map(feature_map: FeatureMap) -> bytes:
     """A map for the store."""
     names = _LAYERS[: len(feature_map.maps)]
@@ -137,48 +97,38 @@ def unpack_map(data: bytes, label: str) -> FeatureMap:
     return FeatureMap(layers, (int(width), int(height)))
 
 
+@dataclass
 class _CategoryEvaluation:
-    """The maps of a category's images by all methods of a group are in memory at once.
+    """The maps of a category's images are in memory at once, of SPair-71k with Stable Diffusion 0.3 GB."""
 
-    They are about 0.3 GB for each method, of SPair-71k with Stable Diffusion.
-    """
+    category: Category
+    entry: Entry
+    store: Store | None  # where maps are cached
 
-    def __init__(self, category: Category, entries: Sequence[Entry], store: Store | None) -> None:
-        self.category, self.entries = category, entries
-        self.maps = CachedMaps(category.folder, entries, store)
+    def rows(self, protocol: SemanticProtocol) -> list[Row]:
+        category, metric = self.category, self.entry.method.metric
+        map_of = cache(partial(self._map, prompt=prompt_for(protocol, category)))
+        target = lru_cache(maxsize=1)(lambda path: target_of(map_of(path), metric, protocol.rule))
+        rows: dict[str, Row] = {}
+        for pair in sorted(category.pairs, key=lambda pair: pair.image1):  # so that targets are prepared once
+            row: Row = {"pair": f"{category.name} {pair.name}", "split": category.name, "reason": None}
+            try:
+                row["errors"] = _errors(protocol, pair, map_of(pair.image0), target(pair.image1), metric)
+            except ImageError as error:
+                row["reason"] = f"{UNREADABLE}{error}"
+            rows[pair.name] = row
+        return [rows[pair.name] for pair in category.pairs]
 
-    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
-        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
+    def _map(self, path: Path, prompt: str) -> FeatureMap:
+        file, method = self.category.folder / path, self.entry.method
+        if not file.is_file():
+            raise ImageError(f"{path}: no such file")
 
-    def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
-        # targets in turn, each with all its sources, so that a target is prepared once
-        prompt = prompt_for(protocol, self.category)
-        order: dict[Path, list[KeypointPair]] = {}
-        for pair in self.category.pairs:
-            order.setdefault(pair.image1, []).append(pair)
-        found = cache(lambda path: self.maps.of(path, prompt, wanted))
-        rows: list[dict[str, Row]] = [{} for _ in wanted]
-        for image1, pairs in order.items():
-            targets: dict[int, PixelFeatures] = {}
-            for pair in pairs:
-                try:
-                    maps0, maps1 = found(pair.image0), found(image1)
-                except ImageError as error:
-                    row = self._row(pair, [None] * len(pair.points0), f"{UNREADABLE}{error}")
-                    for own in rows:
-                        own[pair.name] = row
-                    continue
-                for place, own in enumerate(rows):
-                    metric = self.entries[wanted[place]].method.metric
-                    if place not in targets:
-                        targets[place] = target_of(maps1[place], metric, protocol.rule)
-                    errors = _errors(protocol, pair, maps0[place], targets[place], metric)
-                    own[pair.name] = self._row(pair, errors, None)
-        return [[own[pair.name] for pair in self.category.pairs] for own in rows]
+        def make(_: list[int]) -> list[FeatureMap]:
+            return method.maps([load_image(file)], prompt)
 
-    def _row(self, pair: KeypointPair, errors: Sequence[float | None], reason: str | None) -> Row:
-        name = self.category.name
-        return {"pair": f"{name} {pair.name}", "split": name, "errors": errors, "reason": reason}
+        key = key_of(sha256_of(file), feature_key(self.entry.key), prompt if method.takes_text else None)
+        return read_or_make(self.store, KIND, [key], make, pack_map, unpack_map)[0]
 
 
 def prompt_for(protocol: SemanticProtocol, category: Category) -> str:
@@ -209,7 +159,7 @@ def _measures(protocol: SemanticProtocol, rows: Sequence[Row]) -> Row:
 
 def counts(rows: Sequence[Row], alpha: float) -> Values:
     """(pairs, 2) points within alpha, and all points."""
-    errors = [with_failures(row["errors"]) for row in rows]
+    errors = [np.array(row["errors"]) for row in rows]
     return np.array([((own <= alpha).sum(), len(own)) for own in errors], np.float64)
 
 
@@ -227,15 +177,13 @@ def _values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
 
 def _worst(protocol: SemanticProtocol, row: Row) -> Words:
     right, count = _values(protocol, [row])[0]
-    known = [error for error in row["errors"] if error is not None]
-    middle = f"{np.median(known):.2f}" if known else "-"
     return [(protocol.headline, f"{100 * right / count:.0f} %"), ("points", f"{count:.0f}"),
-            ("median error / length", middle)]  # fmt: skip
+            ("median error / length", f"{np.median(row['errors']):.2f}")]  # fmt: skip
 
 
 def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of points within."""
-    errors = np.sort(np.concatenate([with_failures(row["errors"]) for row in rows]))
+    errors = np.sort(np.concatenate([row["errors"] for row in rows]))
     # thousands of points: the curve of every hundredth looks the same
     x = np.linspace(0, _LIMIT, 121)
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)

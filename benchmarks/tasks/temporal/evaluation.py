@@ -1,6 +1,7 @@
-"""Methods on one video: labels carried from the first frame on, and what is measured of them."""
+"""A method on one video: labels carried from the first frame on, and what is measured of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.temporal.data import Video, read_mask
 from geomatch.benchmarks.tasks.temporal.protocols import STRIDE, TemporalProtocol
 from geomatch.dift.inputs import dense_size
@@ -29,28 +29,26 @@ RECALL = 0.5  # frames above it count as found
 Mask = NDArray[np.bool_]
 
 
+@dataclass
 class VideoEvaluation:
-    """Features are not cached; the context's maps by all methods of a group are in memory at once.
+    """Features are not cached; the context's maps are in memory at once.
 
-    They are about 0.5 GB for each method, of DAVIS with Stable Diffusion.
+    They are about 0.5 GB, of DAVIS with Stable Diffusion.
     """
 
-    def __init__(self, video: Video, entries: Sequence[Entry], store: Store | None) -> None:
-        self.video, self.entries = video, entries
+    video: Video
+    entry: Entry
+    store: Store | None
 
-    def prepare(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> None:
-        """Nothing: no features are cached."""
-
-    def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
+    def rows(self, protocol: TemporalProtocol) -> list[Row]:
         """See `Evaluation`."""
-        methods = [self.entries[k].method.at_size(protocol.size) for k in wanted]
-        if self.video.masks:
-            return evaluate_masks(self.video, protocol, methods)
-        return [[row] for row in evaluate_poses(self.video, protocol, methods)]
+        method = self.entry.method.at_size(protocol.size)
+        rows = evaluate_masks if self.video.masks else evaluate_poses
+        return rows(self.video, protocol, method)
 
 
-def evaluate_masks(video: Video, protocol: TemporalProtocol, methods: Sequence[Method]) -> list[list[Row]]:
-    """Rows per method and object, with ``J`` and ``F`` per frame.
+def evaluate_masks(video: Video, protocol: TemporalProtocol, method: Method) -> list[Row]:
+    """A row per object, with ``J`` and ``F`` per frame.
 
     The first frame is given and the last one left out, as davis2017-evaluation does; the objects are those
     of the first frame.
@@ -60,53 +58,47 @@ def evaluate_masks(video: Video, protocol: TemporalProtocol, methods: Sequence[M
     size = (truths[0].shape[1], truths[0].shape[0])
     via, grid = _sizes(size, protocol)
     labels = mask_labels(truths[0], grid, smooth=False)
-    measured = truths[1:-1]
-    names = [{"pair": f"{video.name} object-{one}", "split": "all"} for one in objects]
-    rows: list[list[Row]] = [[{**own, "J": [], "F": [], "reason": None} for own in names] for _ in methods]
+    rows: list[Row] = [
+        {"pair": f"{video.name} object-{one}", "split": "all", "reason": None} for one in objects
+    ]
+    found: list[tuple[list[float], list[float]]] = [([], []) for _ in objects]
     try:
-        carried = _carried(video.frames[:-1], video.name, protocol, grid, labels, methods, size)
-        for truth, found in zip(measured, carried, strict=True):
-            for own, frame in zip(rows, found, strict=True):
-                mask = mask_of(frame, size, via)
-                for one, row in zip(objects, own, strict=True):
-                    row["J"].append(round(region_similarity(mask == one, truth == one), 6))
-                    row["F"].append(round(boundary_accuracy(mask == one, truth == one), 6))
+        carried = _carried(video.frames[:-1], video.name, protocol, grid, labels, method, size)
+        for truth, frame in zip(truths[1:-1], carried, strict=True):
+            mask = mask_of(frame, size, via)
+            for one, (regions, boundaries) in zip(objects, found, strict=True):
+                regions.append(round(region_similarity(mask == one, truth == one), 6))
+                boundaries.append(round(boundary_accuracy(mask == one, truth == one), 6))
     except ImageError as error:
-        zeros = [0.0] * len(measured)
-        return [
-            [{**row, "J": zeros, "F": zeros, "reason": f"{UNREADABLE}{error}"} for row in own] for own in rows
-        ]
-    return rows
+        return [{**row, "reason": f"{UNREADABLE}{error}"} for row in rows]
+    return [{**row, "J": own[0], "F": own[1]} for row, own in zip(rows, found, strict=True)]
 
 
-def evaluate_poses(video: Video, protocol: TemporalProtocol, methods: Sequence[Method]) -> list[Row]:
-    """A row per method, with the ``errors`` of each joint.
+def evaluate_poses(video: Video, protocol: TemporalProtocol, method: Method) -> list[Row]:
+    """One row with the ``errors`` of each joint.
 
     Errors are in units of 0.6 diagonals of the box about the joints of the frame. As Jabri et al. do, a joint
     that has no label in a frame is left out there, of the box too.
     """
-    names = {"pair": f"{video.name} pose", "split": video.action}
-    count = video.joints.shape[1]
-    errors: list[list[list[float]]] = [[[] for _ in range(count)] for _ in methods]
+    row: Row = {"pair": f"{video.name} pose", "split": video.action, "reason": None}
+    errors: list[list[float]] = [[] for _ in range(video.joints.shape[1])]
     try:
         size = load_image(video.frames[0]).size
         _, grid = _sizes(size, protocol)
         joints = draw_labels(video.joints[0], size, grid)
         labels = torch.cat([(joints.sum(0, keepdim=True) == 0).float(), joints])
-        carried = _carried(video.frames, video.name, protocol, grid, labels, methods, size)
-        for truth, found in zip(video.joints[1:], carried, strict=True):
-            for own, frame in zip(errors, found, strict=True):
-                places = read_labels(frame[1:], size)
-                seen = np.flatnonzero(np.isfinite(places).all(axis=1))
-                box = truth[seen] if len(seen) else truth
-                length = BOX * max(1e-9, float(np.linalg.norm(box.max(0) - box.min(0))))
-                for joint in seen:
-                    apart = float(np.linalg.norm(places[joint] - truth[joint]))
-                    own[joint].append(round(apart / length, 6))
+        carried = _carried(video.frames, video.name, protocol, grid, labels, method, size)
+        for truth, frame in zip(video.joints[1:], carried, strict=True):
+            places = read_labels(frame[1:], size)
+            seen = np.flatnonzero(np.isfinite(places).all(axis=1))
+            box = truth[seen] if len(seen) else truth
+            length = BOX * max(1e-9, float(np.linalg.norm(box.max(0) - box.min(0))))
+            for joint in seen:
+                apart = float(np.linalg.norm(places[joint] - truth[joint]))
+                errors[joint].append(round(apart / length, 6))
     except ImageError as error:
-        every = [[None] * (len(video.joints) - 1)] * count
-        return [{**names, "errors": every, "reason": f"{UNREADABLE}{error}"} for _ in methods]
-    return [{**names, "errors": own, "reason": None} for own in errors]
+        return [{**row, "reason": f"{UNREADABLE}{error}"}]
+    return [{**row, "errors": errors}]
 
 
 def _sizes(size: tuple[int, int], protocol: TemporalProtocol) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -121,23 +113,22 @@ def _carried(
     protocol: TemporalProtocol,
     grid: tuple[int, int],
     labels: Tensor,
-    methods: Sequence[Method],
+    method: Method,
     size: tuple[int, int],
-) -> Iterator[list[Tensor]]:
-    """Labels (L, h, w) of every frame but the first, by method."""
-    carriers: list[LabelPropagator] = []
+) -> Iterator[Tensor]:
+    """Labels (L, h, w) of every frame but the first."""
+    carrier: LabelPropagator | None = None
     for start in range(0, len(frames), AT_ONCE):
         images = list(stream_images(frames[start : start + AT_ONCE]))
         for image in images:
             if image.size != size:
                 raise ImageError(f"{image.name}: has {image.size} pixels, the first frame {size}")
-        for found in zip(*dense_maps(methods, images), strict=True):
-            features = [features_on(feature_map, grid) for feature_map in found]
-            if carriers:
-                yield [carrier.step(own) for carrier, own in zip(carriers, features, strict=True)]
+        for feature_map in method.maps(images):
+            features = features_on(feature_map, grid)
+            if carrier:
+                yield carrier.step(features)
             else:
-                config = protocol.propagation(name)
-                carriers = [LabelPropagator(config, own, labels) for own in features]
+                carrier = LabelPropagator(protocol.propagation(name), features, labels)
 
 
 def draw_labels(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
@@ -199,15 +190,9 @@ def boundary_accuracy(found: Mask, truth: Mask) -> float:
 def _boundary(mask: Mask) -> Mask:
     """(H, W) pixels that differ from the next one to the right, below, or slanting; inside the mask's edge
     or just outside it."""
-    right, below = np.zeros_like(mask), np.zeros_like(mask)
-    slanting = np.zeros_like(mask)
-    right[:, :-1], below[:-1], slanting[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
-    found = (mask ^ right) | (mask ^ below) | (mask ^ slanting)
     # the last row and column have neighbours along themselves only
-    found[-1] = mask[-1] ^ right[-1]
-    found[:, -1] = mask[:, -1] ^ below[:, -1]
-    found[-1, -1] = False
-    return found
+    next_to = np.pad(mask, ((0, 1), (0, 1)), "edge")
+    return (mask ^ next_to[:-1, 1:]) | (mask ^ next_to[1:, :-1]) | (mask ^ next_to[1:, 1:])
 
 
 def statistics(values: Sequence[float]) -> tuple[float, float, float]:

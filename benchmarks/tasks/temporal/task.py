@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.tasks.temporal.data import SPLITS, read_videos
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation, statistics
@@ -51,8 +50,8 @@ def _pose_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
 def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
     """(rows, 2, joints): how often each joint is within alpha, and how often it is to be found."""
     counts = []
-    for row in rows:  # nulls are those of a video that could not be read
-        right = [(with_failures(joint) <= alpha).sum() for joint in row["errors"]]
+    for row in rows:
+        right = [(np.array(joint) <= alpha).sum() for joint in row["errors"]]
         counts.append([right, [len(joint) for joint in row["errors"]]])
     return np.array(counts, np.float64)
 
