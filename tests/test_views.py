@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,17 +9,11 @@ import pytest
 import torch
 
 import geomatch
-from geomatch.collection import Matching, find_images, match_collection
-from geomatch.collection.features import StoredFeatures
-from geomatch.collection.hard_pairs import search_pairs
 from geomatch.demo import bundled_pair
 from geomatch.describers import create_describer
-from geomatch.engine import FailedItem, RunContext
 from geomatch.geometry import corner_error, warp_points
-from geomatch.images import Image, load_image, reduce_image, write_png
+from geomatch.images import Image, load_image, reduce_image
 from geomatch.keypoints import GridDetector, OpenCVDetector, create_detector
-from geomatch.store import Store
-from geomatch.store.upkeep import inspect_store, prune_store
 from geomatch.synthetic import render_view
 from geomatch.tensors import FeatureTensors
 from geomatch.types import EstimationFailure, Features, Matches
@@ -238,37 +230,6 @@ def test_strips_have_no_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
     assert view_features(strip, tilted_views(2.0, False), 50, OpenCVDetector(), Doubtful()) == []
 
 
-@pytest.mark.slow
-def test_a_collection_is_joined_by_views(tmp_path, tilted: tuple[Image, Image, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
-    photo, other, matrix = tilted
-    folder = tmp_path / "images"
-    folder.mkdir()
-    write_png(folder / "a.png", photo.pixels)
-    write_png(folder / "b.png", other.pixels)
-
-    def pairs(effort: geomatch.views.search.Effort):  # type: ignore[no-untyped-def]
-        context = RunContext(str(tmp_path / "store"), progress=False)
-        extraction = geomatch.collection.Extraction("sift", max_keypoints=500)
-        result = match_collection(
-            find_images(folder), extraction=extraction, matching=Matching(effort=effort), context=context
-        )
-        return result.correspondences, [pair for pair in result.correspondences.pairs if len(pair.matches)]
-
-    assert not pairs("fast")[1]
-    found, (pair,) = pairs("normal")
-    i, j = pair.matches.indices.T
-    points0, points1 = found.features["a.png"].keypoints[i], found.features["b.png"].keypoints[j]
-    assert len(set(i)) == len(set(j)) == len(i) >= 20
-    assert np.median(np.linalg.norm(warp_points(matrix, points0) - points1, axis=1)) < 3
-    store = Store.at(tmp_path / "store")
-    (state,) = (run for run in inspect_store(store).runs if "hard_pairs" in run.done)
-    assert state.done["hard_pairs"] == (2, 2)
-    prune_store(store)
-    again, (same,) = pairs("normal")  # from the store
-    assert same.matches == pair.matches
-    assert again.features["a.png"] == found.features["a.png"]
-
-
 def test_who_is_not_shown_views() -> None:
     sift, tiny = OpenCVDetector(), create_describer("dift-tiny")
     assert has_views(sift, tiny, "normal")
@@ -331,32 +292,3 @@ def test_features_are_joined_with_what_all_have() -> None:
     assert len(both) == 2
     assert both.scales is None
     assert both.descriptors is not None
-
-
-def test_damaged_pairs_of_a_store_are_made_again(tmp_path: Path) -> None:
-    store, found = Store.at(tmp_path), framed(_tensors(), np.eye(3)).to_features((64, 64))
-    keys = {
-        ("a", "b"): ("0" * 64, "1" * 64),
-        ("a", "c"): ("2" * 64, "3" * 64),
-        ("b", "c"): ("4" * 64, "5" * 64),
-    }
-    for key in keys["a", "b"] + keys["a", "c"]:
-        store.write("hard_pairs", key, found.to_bytes())
-    (tmp_path / store.name("hard_pairs", "2" * 64)).write_bytes(b"damaged")
-    made = []
-
-    class Worker:
-        def results(self, task, blocks, *_):  # type: ignore[no-untyped-def]
-            for item in (item for block in blocks for item in block):
-                made.append(item.names)
-                for key in item.keys:
-                    store.write("hard_pairs", key, found[: item.names[0] == "a"].to_bytes())
-                yield item, item.keys[0] if item.names[0] == "a" else FailedItem("gone")
-
-    stored = StoredFeatures(store, dict.fromkeys("abc", "6" * 64))
-    parts = OpenCVDetector(), create_describer("dift-tiny")
-    args: Any = (tmp_path, stored, keys, parts, Matching(), Worker())
-    pairs, failed = search_pairs(*args)
-    assert made == [("a", "c"), ("b", "c")]
-    assert pairs == {("a", "b"): (found, found), ("a", "c"): (found, found)}
-    assert failed == {"b - c": "gone"}

@@ -11,14 +11,12 @@ from geomatch.cli.options import MASKS, Option, bundled
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult
     from geomatch.colmap import Cameras
-    from geomatch.views.search import Effort
 
 
 def _collection(
     detector: str | None,
     descriptor: str | None,
     matcher: str | None,
-    effort: "Effort",
     max_keypoints: int,
     rules: tuple[str, ...],
     max_pairs: int | None,
@@ -36,7 +34,7 @@ def _collection(
     return {
         "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
         "pairs": PairSelection(rules, max_pairs),
-        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort),
+        "matching": Matching(matcher, None, min_similarity, max_ratio, guided),
     }
 
 

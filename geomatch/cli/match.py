@@ -39,8 +39,6 @@ MATCHING = (
     click.option("--matcher", metavar="NAME",
                  help="mnn, or one that brings detector and descriptor: aliked+lightglue, disk+lightglue, "
                       "superpoint+lightglue, xfeat+lighterglue. [default: mnn]"),
-    click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
-                 show_default=True, help="How many tilted views are tried where plain matching fails."),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--min-similarity", type=float, help="Drop matches of a lower similarity, or confidence."),
 )  # fmt: skip
@@ -112,6 +110,8 @@ def pipeline_options(geometry: str) -> Callable[[Command], Command]:
                      help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                           "[default: mixed]"),
         *MATCHING,
+        click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
+                     show_default=True, help="How many tilted views are tried where plain matching fails."),
         click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                      help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
         click.option("--geometry", type=click.Choice(GEOMETRIES), default=geometry, show_default=True,

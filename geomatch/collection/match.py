@@ -11,8 +11,6 @@ from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import StoredFeatures, extract_again, extract_features, feature_key
 from geomatch.collection.folder import ImageFiles, ImageFolder, Photograph, examine
-from geomatch.collection.hard_pairs import KIND as HARD_PAIRS
-from geomatch.collection.hard_pairs import hard_pairs, joined_with, search_pairs, side_keys
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
@@ -101,20 +99,16 @@ def match_collection(
         content = digest_of([[photo.name, photo.sha256] for photo in photos])
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
 
-        alike = False  # images were compared as wholes
-
         def objects() -> dict[str, tuple[str, ...]]:
             """Keys of what the photographs need, besides what an earlier run needed."""
             needed = {FEATURES: [keys[photo.name] for photo in photos]}
-            if needs_retrieval(pairs, len(photos)) or alike:
+            if needs_retrieval(pairs, len(photos)):
                 needed[GLOBAL] = [*global_keys(photos, dense).values()]
             return manifest.objects | {kind: tuple(dict.fromkeys(own)) for kind, own in needed.items()}
 
         manifest = manifest.saved(store, objects=objects(), failed=skipped)
 
         def nearest(count: int) -> NDArray[np.int64]:
-            nonlocal alike
-            alike = True
             for left in reversed(range(ROUNDS)):
                 pooled = pool_images(files, photos, dense, store, work)
                 try:
@@ -152,14 +146,6 @@ def match_collection(
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
         result = Correspondences(stored.load(remake=remake), matched)
-        hard = hard_pairs(usable.names, report.pairs, matched, parts, matching, nearest)
-        if hard:
-            sides = side_keys(stored, hard, parts, matching)
-            needed = {HARD_PAIRS: tuple(key for both in sides.values() for key in both)}
-            manifest = manifest.saved(store, objects=objects() | needed)
-            in_both, failed = search_pairs(files, stored, sides, parts, matching, work)
-            result = joined_with(result, in_both)
-            failed_pairs |= failed
     told = {"failed": skipped | failed_pairs, "retries": work.retries}
     manifest.saved(store, **told, complete=True)
     computed, settings = (computed_images, computed_pairs), settings | {"pairs": dict(report.given)}

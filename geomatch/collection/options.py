@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from geomatch.describers import Describer, choose_parts, create_describer, default_config
 from geomatch.dift import DIFTConfig
@@ -11,9 +10,7 @@ from geomatch.images import NO_MASKS, Masks
 from geomatch.keypoints import Detector, GridDetector
 from geomatch.matchers import Matcher, create_matcher
 from geomatch.matching import check_options
-from geomatch.provenance import settings_key
 from geomatch.types import Metric, Traits
-from geomatch.views.search import Effort, check_effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +85,9 @@ class Matching:
     """For ``mnn``, Lowe's ratio test. None takes the describer's own when ``guided``, no test otherwise."""
     guided: bool = True
     """Keep the matches, ratio test or not, that agree with the pair's two-view geometry."""
-    effort: Effort = "normal"
-    """Pairs that no geometry relates are matched in tilted views, see `geomatch.match`: with ``normal`` those
-    of images most alike that could join parts of the collection, with ``high`` all."""
 
     def __post_init__(self) -> None:
         mutual = self.matcher in (None, "mnn")
-        check_effort(self.effort)
         check_options(self.metric, self.min_similarity, self.max_ratio, mutual)
 
     def settled(self, traits: Traits, device: str = "auto") -> "Matching":
@@ -103,10 +96,6 @@ class Matching:
             return replace(self, matcher=learned)
         ratio = traits.max_ratio if self.max_ratio is None and self.guided else self.max_ratio
         return replace(self, matcher=None, metric=self.metric or traits.metric, max_ratio=ratio)
-
-    def cache_key(self) -> Any:
-        """All that decides the matches of two images."""
-        return settings_key(self, leave_out=("effort",))
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()

@@ -69,7 +69,7 @@ class Manifest:
     def load(cls, store: Store, key: str) -> "Manifest":
         """Read a run's manifest; raises `KeyError`, or `DamagedError`, also for one of another version."""
         label = store.label(KIND, key)
-        optional = [f"keys_{kind}" for kind in ("features", "global", "hard_pairs", "rows")]
+        optional = [f"keys_{kind}" for kind in ("features", "global", "rows")]
         arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"), optional)
         with reading(label, "manifest", DamagedError):
             summary = json.loads(str(arrays["summary"]))
