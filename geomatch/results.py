@@ -66,7 +66,8 @@ class MatchResult:
 
 
 _OF_PLANES = (
-    "model", "parameters", "parameter_deviations", "corner_deviations", "covariance", "score",
+    "model", "parameters", "parameter_deviations", "corner_deviations", "covariance", "smooth",
+    "control_points", "control_shifts", "score",
 )  # fmt: skip
 
 
