@@ -26,6 +26,7 @@ from geomatch.describers import release
 from geomatch.dift import PRESETS
 from geomatch.dift.head.projection import LinearHead, load_head
 from geomatch.dift.maps.transfer import transfer_points
+from geomatch.drawing.similarity import principal_components
 from geomatch.estimators import create_estimator
 from geomatch.keypoints import (
     GridDetector,
@@ -188,7 +189,7 @@ def transferring(extractor: DIFTExtractor) -> Arrays:
         transfer_points(first, second, np.array([[20.0, 30], [50, 50]]), "l2", r)
         for r in ("argmax", "soft-argmax")
     ]
-    return [one.points for one in found]
+    return [*(one.points for one in found), principal_components(first)]
 
 
 def propagating(extractor: DIFTExtractor) -> Arrays:

@@ -1,4 +1,4 @@
-"""Pictures of point transfer whose answer is known, and the command."""
+"""Pictures of point transfer and principal components whose answer is known, and the command."""
 
 import re
 from collections.abc import Callable
@@ -8,13 +8,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from geomatch.cli import main
-from geomatch.dift import PRESETS, DIFTExtractor
+from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
 from geomatch.dift.maps.transfer import Rule
-from geomatch.drawing.similarity import SINGLE, draw_transfer, show_points
+from geomatch.drawing.similarity import SINGLE, draw_transfer, principal_components, show_points
 from geomatch.images import Image, reduce_image, write_png
+
+
+def test_components_of_three_known_directions() -> None:
+    """Rows that vary along three directions, most along the first: one colour channel each."""
+    ys, xs = torch.meshgrid(torch.linspace(-1, 1, 20), torch.linspace(-1, 1, 30), indexing="ij")
+    waves = torch.stack([0.5 * xs, 0.3 * ys, 0.1 * torch.sin(9 * xs), torch.full_like(xs, 5.0)])
+    shown = principal_components(FeatureMap((waves,), (30, 20)))
+    assert shown.shape == (20, 30, 3)
+    assert shown.dtype == np.uint8
+    for channel, wave in enumerate(waves[:3]):
+        correlation = np.corrcoef(shown[..., channel].ravel(), wave.numpy().ravel())[0, 1]
+        assert abs(correlation) > 0.95
+    assert shown.min() == 0
+    assert shown.max() == 255
+
+
+def test_flat_and_narrow_features_have_a_picture() -> None:
+    assert principal_components(FeatureMap((torch.ones(2, 4, 4),), (8, 8))).shape == (4, 4, 3)
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +152,11 @@ def test_wrong_use_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         ("a.png b.png --point 1,1 --point 320,0", "point (320, 0) lies outside image 0, whose last pixel"),
         ("a.png b.png --point 1,1 --point nan,0", "the point (nan, 0) lies outside image 0"),
         ("a.png b.png --point 1,1 --point 1", "'1' is no point; give x,y"),
-        ("a.png --point 1,1", "Missing argument 'IMAGE1...'"),
+        ("a.png b.png --point 1,1 --pca", "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
         ("a.png b.png none.jpg --point 1,1", "none.jpg: no such file"),
-        ("a.png b.png", "Missing option '--point'"),
+        ("a.png b.png", "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
         ("a.png b.png --point 1,1 --out no/p.png", "give a .png file in a folder that exists"),
+        ("a.png --pca --soft", "--soft is about --point"),
     ):
         code, out, err = run(*arguments.split())
         assert (code, out, err.count("\n")) == (2, "", 1), err

@@ -9,11 +9,12 @@ from geomatch.cli.options import changed_config, descriptor_options, parse_point
 
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
-@click.argument("targets", metavar="IMAGE1...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--point", "points", callback=parse_points, metavar="X,Y", multiple=True, required=True,
+@click.argument("targets", metavar="[IMAGE1]...", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--point", "points", callback=parse_points, metavar="X,Y", multiple=True,
               help="Pixel of IMAGE0 to find in IMAGE1; may be given several times.")  # fmt: skip
 @click.option("--soft", is_flag=True,
               help="Take the weighted mean about the best cell, not the best pixel.")  # fmt: skip
+@click.option("--pca", is_flag=True, help="Draw the first three principal components of IMAGE0's features.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="PNG", default=Path("show.png"),
               show_default=True, help="The picture.")  # fmt: skip
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
@@ -24,14 +25,21 @@ def show(
     targets: tuple[Path, ...],
     points: list[tuple[float, float]],
     soft: bool,
+    pca: bool,
     out: Path,
     descriptor: str,
 ) -> None:
     """Draw what the features see.
 
-    A row for each IMAGE1: IMAGE0 with the point and IMAGE1 with the best match,
-    under its similarity everywhere; several points are numbered instead.
+    With one or more IMAGE1 and --point: a row for each, IMAGE0 with the point
+    and IMAGE1 with the best match, under its similarity everywhere; several
+    points are numbered instead. With --pca: IMAGE0 beside three components of
+    its features.
     """
+    if pca == bool(points) or pca == bool(targets):
+        raise click.UsageError("give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca")
+    if soft and pca:
+        raise click.UsageError("--soft is about --point; leave it out with --pca")
     if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
         raise click.UsageError(f"--out {out}: give a .png file in a folder that exists")
     import numpy as np
@@ -39,8 +47,8 @@ def show(
     import geomatch
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
-    from geomatch.dift.maps.transfer import Rule, check_inside
-    from geomatch.drawing.similarity import show_points
+    from geomatch.dift.maps.transfer import check_inside
+    from geomatch.drawing.similarity import draw_components, show_points
     from geomatch.images import write_png
 
     config = changed_config(dift_config(descriptor))
@@ -51,11 +59,15 @@ def show(
     check_inside(places0, images[0].size)
     extractor = cached_extractor(config)
     click.echo(f"loading {descriptor} ...", err=True)
-    rule: Rule = "soft-argmax" if soft else "argmax"
-    found, picture = show_points(extractor, images[0], images[1:], places0, rule)
-    for target, places in zip(targets, found, strict=True):
-        for (x, y), similarity in zip(places.points, places.similarity, strict=True):
-            name = click.format_filename(target)
-            click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
+    if pca:
+        picture = draw_components(images[0], extractor.dense(images[0]))
+    else:
+        found, picture = show_points(
+            extractor, images[0], images[1:], places0, "soft-argmax" if soft else "argmax"
+        )
+        for target, places in zip(targets, found, strict=True):
+            for (x, y), similarity in zip(places.points, places.similarity, strict=True):
+                name = click.format_filename(target)
+                click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
     write_png(out, picture)
     click.echo(f"wrote       {click.format_filename(out)}")

@@ -1,17 +1,23 @@
-"""What the features see: points found in other images."""
+"""What the features see: points found in other images, and principal components."""
 
 import colorsys
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from geomatch.describers import DenseDescriber, traits_of
+from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transfer_points
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
+from geomatch.isolation import isolated
+from geomatch.video.propagation import features_on
 
+GRID_SIDE = 640
+"""Most cells of a picture of principal components along its long side."""
 PICTURE_SIDE = 960
 """Long side of each image in a picture."""
 SINGLE = (80, 255, 120)
@@ -43,6 +49,28 @@ def show_points(
     return found, _on_black(rows, across=False)
 
 
+@isolated()
+def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8: the first three components of the features over the image, each stretched to 0..255.
+
+    At the resolution of the finest layer, at most `GRID_SIDE`. The largest weight of a component is positive.
+    """
+    finest = max(feature_map.maps, key=lambda layer: layer.shape[1] * layer.shape[2])
+    over = max(1.0, max(finest.shape[1:]) / GRID_SIDE)
+    height, width = (max(1, round(side / over)) for side in finest.shape[1:])
+    rows = features_on(feature_map, (width, height)).flatten(1).T.cpu()
+    rows = rows - rows.mean(0)
+    _, vectors = torch.linalg.eigh((rows.T @ rows).double())
+    leading = vectors.flip(1)[:, :3]
+    leading = leading * leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
+    values = (rows.double() @ leading).numpy()
+    low, high = np.percentile(values, [1, 99], axis=0)
+    stretched = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
+    shown = np.zeros((height, width, 3))
+    shown[..., : values.shape[1]] = stretched.reshape(height, width, -1)
+    return np.asarray(np.round(shown * 255), np.uint8)
+
+
 def draw_transfer(
     image0: Image,
     image1: Image,
@@ -66,6 +94,13 @@ def draw_transfer(
         for number, centre in enumerate(places.tolist(), start=1):
             _mark(picture, centre, number, len(points))
     return _on_black([left, right], across=True)
+
+
+def draw_components(image: Image, feature_map: FeatureMap) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB: the image beside the first three principal components of its features."""
+    small = reduce_image(image, PICTURE_SIDE)
+    colours = cv2.resize(principal_components(feature_map), small.size, interpolation=cv2.INTER_NEAREST)
+    return _on_black([small.pixels, np.asarray(colours, np.uint8)], across=True)
 
 
 def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total: int) -> None:
