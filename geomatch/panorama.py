@@ -25,6 +25,7 @@ from geomatch.files import replacing
 from geomatch.geometry import resize_homography, shift_homography, warp_points
 from geomatch.images import Image, ImageFile, ImageLike, load_image
 from geomatch.images.image import reduce_image
+from geomatch.opencv.convert import to_image_features
 from geomatch.pipeline import Pipeline
 from geomatch.registration.sequence import Link, Matrix, adjust
 from geomatch.types import HomographyEstimate
@@ -198,7 +199,7 @@ def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> tuple[Ca
     """Cameras that turned, and pixels per radian; none where OpenCV finds none."""
     order = sorted({end for link in links for end in (link.i, link.j)})
     count, points = len(order), [np.zeros((0, 2))] * len(order)
-    empty, matcher = _points_alone(np.zeros((0, 2)), (1, 1), 0), _detail.BestOf2NearestMatcher(False)
+    empty, matcher = to_image_features((), None, (1, 1)), _detail.BestOf2NearestMatcher(False)
     infos = [matcher.apply(empty, empty) for _ in range(count * count)]  # fresh ones crash OpenCV 4
     for link in links:
         a, b = order.index(link.i), order.index(link.j)
@@ -213,7 +214,8 @@ def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> tuple[Ca
             info.matches = [cv2.DMatch(i, j, 0.0) for i, j in pairs.tolist()]
             info.inliers_mask, info.num_inliers = np.ones(len(rows), np.uint8), len(rows)
     features = [
-        _points_alone(own, sizes[n], at) for at, (n, own) in enumerate(zip(order, points, strict=True))
+        to_image_features([cv2.KeyPoint(x, y, 1) for x, y in own], np.zeros((len(own), 1)), sizes[n], place)
+        for place, (n, own) in enumerate(zip(order, points, strict=True))
     ]
     found, cameras = _detail.HomographyBasedEstimator().apply(features, infos, None)
     if found:
@@ -228,16 +230,6 @@ def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> tuple[Ca
     inner = [camera.K().astype(np.float64) for camera in cameras]
     made = zip(inner, (turn.astype(np.float64) for turn in turns), strict=True)
     return dict(zip(order, made, strict=True)), float(np.median([matrix[0, 0] for matrix in inner]))
-
-
-def _points_alone(points: Matrix, size: tuple[int, int], index: int) -> Any:
-    """OpenCV's features of an image, of which nothing but the points (N, 2) counts."""
-    # on OpenCV 4 a fresh object crashes when its descriptors are set: let a detector make it
-    made = _detail.computeImageFeatures2(cv2.ORB_create(), np.zeros((32, 32), np.uint8))  # type: ignore[attr-defined]
-    made.keypoints = tuple(cv2.KeyPoint(x, y, 1) for x, y in points.tolist())
-    made.descriptors = cv2.UMat(points.astype(np.float32))
-    made.img_size, made.img_idx = size, index
-    return made
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,4 +1,4 @@
-"""Converters and the homography, beside OpenCV's own."""
+"""Converters, the homography and the stitching pipeline, beside OpenCV's own."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,6 +11,7 @@ from match_sets import random_matches
 import geomatch
 from geomatch import opencv as gcv
 from geomatch.estimators import PoseLibEstimator
+from geomatch.synthetic import render_view
 
 PAIR = geomatch.bundled_pair()
 BGR = cv2.imread(str(PAIR.image0))
@@ -46,12 +47,49 @@ def test_keypoints_of_opencv_there_and_back() -> None:
         gcv.from_keypoints([(1, 2)], (640, 480))  # type: ignore[list-item]
 
 
+def test_matches_of_opencv(rng: np.random.Generator) -> None:
+    similarity = np.sort(rng.uniform(-1, 1, 20))[::-1]
+    before = geomatch.Matches(rng.integers(0, 99, (20, 2)), similarity)
+    for metric in ("cosine", "l2"):
+        matches = before if metric == "cosine" else geomatch.Matches(before.indices, similarity - 1)
+        dmatches = gcv.to_dmatches(matches, metric)  # type: ignore[arg-type]
+        assert all(isinstance(match, cv2.DMatch) for match in dmatches)
+        assert [match.distance for match in dmatches] == sorted(match.distance for match in dmatches)
+        assert [(match.queryIdx, match.trainIdx) for match in dmatches] == [*map(tuple, matches.indices)]
+        distances = np.array([match.distance for match in dmatches])
+        again = 1 - distances**2 / 2 if metric == "cosine" else -distances
+        np.testing.assert_allclose(again, matches.similarity, atol=1e-6)
+
+
+def test_distance_of_a_cosine_match_is_that_of_bfmatcher(rng: np.random.Generator) -> None:
+    rows = rng.normal(size=(2, 40, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    ours, theirs = (
+        {(m.queryIdx, m.trainIdx): m.distance for m in found}
+        for found in (
+            gcv.to_dmatches(geomatch.match_mutual(*rows)),
+            cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(*rows),
+        )
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
 def test_images_there_and_back() -> None:
     image = gcv.from_bgr(BGR)
     np.testing.assert_array_equal(image.pixels, geomatch.load_image(PAIR.image0).pixels)
+    np.testing.assert_array_equal(gcv.to_bgr(image), BGR)
     assert gcv.from_bgr(BGR[:, :, 0]).pixels.shape == BGR.shape
     with pytest.raises(geomatch.ImageError, match="no pixels"):
         gcv.from_bgr(np.zeros((0, 0), np.uint8))
+
+
+def test_homographies_of_opencv() -> None:
+    found = geomatch.HomographyEstimate(H, np.array([True, False, True]))
+    matrix, mask = gcv.to_homography(found, 3)
+    assert mask.tolist() == [[1], [0], [1]]
+    np.testing.assert_array_equal(matrix, H)
+    matrix, mask = gcv.to_homography(geomatch.EstimationFailure("no"), 3)
+    assert (matrix, mask.tolist()) == (None, [[0], [0], [0]])
 
 
 METHODS = [0, cv2.RANSAC, cv2.LMEDS, cv2.USAC_MAGSAC, "poselib", "kornia", PoseLibEstimator()]
@@ -207,3 +245,38 @@ FIVE = np.zeros((5, 2))
 def test_find_homography_wrong_arguments(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         gcv.findHomography(*arguments)
+
+
+def test_image_features_for_stitching(rng: np.random.Generator) -> None:
+    before = features(rng)
+    assert before.descriptors is not None
+    points = gcv.to_keypoints(before)
+    made = gcv.to_image_features(points, before.descriptors, before.image_size, 3)
+    assert isinstance(made, cv2.detail.ImageFeatures)
+    assert (made.img_idx, tuple(made.img_size)) == (3, (120, 110))
+    assert [(*p.pt, p.size) for p in made.getKeypoints()] == [(*p.pt, p.size) for p in points]
+    np.testing.assert_array_equal(made.descriptors.get(), before.descriptors)
+    assert gcv.to_image_features((), None, (120, 110)).getKeypoints() == ()
+    with pytest.raises(ValueError, match=r"\(30, D\)"):
+        gcv.to_image_features(points, before.descriptors[:4], (120, 110))
+
+
+def test_stitching_pipeline_finds_the_cameras() -> None:
+    """Three views of a turning camera: OpenCV's matcher and estimator on our features find the turns."""
+    focal, turns = 700.0, (0.0, 12.0, 24.0)
+    inner = np.array([[focal, 0, 160], [0, focal, 120], [0, 0, 1]])
+    photo = cv2.resize(BGR, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC)
+    to_photo = np.array([[focal, 0, 250], [0, focal, 384], [0, 0, 1]])
+    dift = gcv.DIFT_create(250)
+    made = []
+    for index, turn in enumerate(turns):
+        rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
+        view = render_view(np.asarray(photo), inner @ rotation.T @ np.linalg.inv(to_photo), (320, 240))
+        made.append(gcv.to_image_features(*dift.detectAndCompute(view, None), (320, 240), index))
+    pairs = cv2.detail.BestOf2NearestMatcher(False, 0.3).apply2(made)
+    ok, cameras = cv2.detail.HomographyBasedEstimator().apply(made, pairs, None)
+    assert ok
+    for one, other, angle in ((0, 1, 12.0), (1, 2, 12.0), (0, 2, 24.0)):
+        axis, _ = cv2.Rodrigues((cameras[one].R.T @ cameras[other].R).astype(np.float64))
+        assert np.degrees(np.linalg.norm(axis)) == pytest.approx(angle, abs=0.5)
+    assert [camera.focal for camera in cameras] == pytest.approx([focal] * 3, rel=0.03)

@@ -42,6 +42,10 @@ CASES: dict[str, Call] = {
     "detect Fortran order": lambda f: f.detect(np.asfortranarray(GREY)),
     "detect float32": lambda f: f.detect(GREY.astype(np.float32)),
     "detect a word": lambda f: f.detect("image.png"),
+    "detect list": lambda f: f.detect([GREY, BGR]),
+    "detect no images": lambda f: f.detect([]),
+    "detect list, masks": lambda f: f.detect([GREY, BGR], [BLACK, HALF]),
+    "detect list, one mask short": lambda f: f.detect([GREY, BGR], [BLACK]),
     "detect zero mask": lambda f: f.detect(GREY, BLACK),
     "detect half mask": lambda f: f.detect(GREY, HALF),
     "detect mask of 3 channels": lambda f: f.detect(GREY, BGR),
@@ -53,6 +57,9 @@ CASES: dict[str, Call] = {
     "compute black": lambda f: f.compute(BLACK, POINTS[:3]),
     "compute empty": lambda f: f.compute(np.zeros((0, 0), np.uint8), POINTS[:3]),
     "compute None": lambda f: f.compute(None, POINTS[:3]),
+    "compute list": lambda f: f.compute([GREY, BGR], [POINTS, POINTS[:3]]),
+    "compute list, none in one": lambda f: f.compute([GREY, BGR], [POINTS, []]),
+    "compute list, one short": lambda f: f.compute([GREY, BGR], [POINTS]),
     "compute outside": lambda f: f.compute(GREY, [cv2.KeyPoint(-50.0, 9.0, 5.0), *POINTS[:2]]),
     "compute NaN": lambda f: f.compute(GREY, [cv2.KeyPoint(float("nan"), 9.0, 5.0)]),
     "both": lambda f: f.detectAndCompute(GREY, None),
@@ -60,6 +67,7 @@ CASES: dict[str, Call] = {
     "both black": lambda f: f.detectAndCompute(BLACK, None),
     "both half mask": lambda f: f.detectAndCompute(GREY, HALF),
     "both empty": lambda f: f.detectAndCompute(np.zeros((0, 0), np.uint8), None),
+    "both list": lambda f: f.detectAndCompute([GREY, BGR], None),
     "both provided": lambda f: f.detectAndCompute(GREY, None, None, True),
     "both with buffer": lambda f: f.detectAndCompute(GREY, None, np.zeros((3, 3), np.float32)),
     "constants": lambda f: (f.descriptorSize(), f.descriptorType(), f.defaultNorm()),
@@ -74,6 +82,7 @@ MEANT: dict[str, str] = {
     "detect small mask": "SIFT reads beyond the mask's end",
     "compute outside": "what cannot be described is left out; SIFT returns rows of zeros",
     "compute NaN": "what cannot be read or described is no silent nothing",
+    "both list": "detectAndCompute takes lists of images as detect does",
     "pickle": "OpenCV's objects cannot be pickled",
 }
 """Where ours differs from SIFT on purpose, and why."""
@@ -309,8 +318,7 @@ def test_own_describer_and_its_dimension() -> None:
 def photographs() -> Any:
     """Both images and their 300 keypoints and descriptors, by DIFT."""
     images = [cv2.imread(str(path)) for path in (PAIR.image0, PAIR.image1)]
-    found = [gcv.DIFT_create(300).detectAndCompute(image, None) for image in images]
-    return images, *zip(*found, strict=True)
+    return images, *gcv.DIFT_create(300).detectAndCompute(images, None)
 
 
 @pytest.mark.parametrize("name", ["BruteForce", "FlannBased"])

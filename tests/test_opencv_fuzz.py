@@ -76,7 +76,9 @@ def random_keypoints(rng: np.random.Generator) -> Any:
 
 def check(image: Any, points: Any, rows: Any, width: int) -> None:
     assert isinstance(points, tuple)
-    if rows is None:
+    if isinstance(image, list):
+        assert points == rows == ()
+    elif rows is None:
         assert len(points) == 0 or image.size == 0
     else:
         assert (rows.dtype, rows.shape) == (np.float32, (len(points), width))
@@ -86,14 +88,19 @@ def check(image: Any, points: Any, rows: Any, width: int) -> None:
 def one_call(feature: gcv.Feature2D, width: int, rng: np.random.Generator) -> bool:
     """True when it gave a result."""
     image = random_image(rng)
-    mask, kind = random_mask(rng, image), rng.integers(3)
+    mask, kind = random_mask(rng, image), rng.integers(4)
     try:
         if kind == 0:
             points = feature.detect(image, mask)
-            if isinstance(mask, np.ndarray) and mask.size:
+            if isinstance(mask, np.ndarray) and mask.size and not isinstance(image, list):
                 assert all(mask[int(p.pt[1] + 0.5), int(p.pt[0] + 0.5)] for p in points)
         elif kind == 1:
             check(image, *feature.detectAndCompute(image, mask), width)
+        elif kind == 2:
+            images = [image, random_image(rng)]
+            results = feature.compute(images, [random_keypoints(rng), random_keypoints(rng)])
+            for one, points, rows in zip(images, *results, strict=True):
+                check(one, points, rows, width)
         else:
             check(image, *feature.compute(image, random_keypoints(rng)), width)
     except (TypeError, ValueError):

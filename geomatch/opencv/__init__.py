@@ -21,6 +21,10 @@ from typing import TYPE_CHECKING
 from geomatch.lazy import lazy_names
 from geomatch.opencv.convert import from_bgr as from_bgr
 from geomatch.opencv.convert import from_keypoints as from_keypoints
+from geomatch.opencv.convert import to_bgr as to_bgr
+from geomatch.opencv.convert import to_dmatches as to_dmatches
+from geomatch.opencv.convert import to_homography as to_homography
+from geomatch.opencv.convert import to_image_features as to_image_features
 from geomatch.opencv.convert import to_keypoints as to_keypoints
 from geomatch.opencv.homography import HomographyWarning as HomographyWarning
 from geomatch.opencv.homography import estimate_homography as estimate_homography

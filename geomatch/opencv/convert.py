@@ -1,4 +1,4 @@
-"""geomatch's values as OpenCV's, and back; TypeError and ValueError for what OpenCV would not take."""
+"""geomatch's values as OpenCV's, and back; TypeError and ValueError for what is neither."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from geomatch.images import Image
 from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
-from geomatch.types import Features
+from geomatch.opencv.arguments import check_descriptors, check_image, check_keypoints
+from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
+
+Descriptors = NDArray[np.floating] | None
+"""(N, D), or None without keypoints."""
 
 
 def from_bgr(image: NDArray[np.uint8], name: str = "array") -> Image:
@@ -17,6 +21,11 @@ def from_bgr(image: NDArray[np.uint8], name: str = "array") -> Image:
     array = check_image(image)
     colours = np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array[:, :, 2::-1]
     return Image(np.ascontiguousarray(colours), name)
+
+
+def to_bgr(image: Image) -> NDArray[np.uint8]:
+    """(H, W, 3) BGR, uint8."""
+    return np.ascontiguousarray(image.pixels[:, :, ::-1])
 
 
 def to_keypoints(features: Features) -> tuple[cv2.KeyPoint, ...]:
@@ -31,9 +40,7 @@ def to_keypoints(features: Features) -> tuple[cv2.KeyPoint, ...]:
 
 
 def from_keypoints(
-    keypoints: Sequence[cv2.KeyPoint],
-    image_size: tuple[int, int],
-    descriptors: NDArray[np.floating] | None = None,
+    keypoints: Sequence[cv2.KeyPoint], image_size: tuple[int, int], descriptors: Descriptors = None
 ) -> Features:
     """N keypoints of an image of ``image_size`` (width, height), with descriptors (N, D).
 
@@ -43,69 +50,40 @@ def from_keypoints(
     return replace(features, descriptors=descriptors)
 
 
-def check_image(image: object) -> NDArray[np.uint8]:
-    """A uint8 array (H, W), (H, W, 3) BGR or (H, W, 4) BGRA; empty arrays pass."""
-    if image is None:
-        raise TypeError("the image is None: cv2.imread returns None for files that it cannot read")
-    if not isinstance(image, np.ndarray):
-        hint = "; give umat.get()" if isinstance(image, cv2.UMat) else ""
-        raise TypeError(f"the image must be a numpy array, got {type(image).__name__}{hint}")
-    if image.size == 0:
-        return np.zeros((0, 0), np.uint8)
-    if image.dtype != np.uint8:
-        hint = "scale it to 0..255 and use astype(np.uint8)"
-        raise TypeError(f"the image must be uint8 (CV_8U), got {image.dtype}; {hint}")
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-        known = "(H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA"
-        raise ValueError(f"the image must have shape {known}, got {image.shape}")
-    return np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
+def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch, ...]:
+    """Best first; the distance is the Euclidean one, under the cosine between unit vectors.
+
+    A cosine in float32 tells distances below 0.0004 from 0 no longer; ``metric="l2"`` matches keep theirs.
+    """
+    similarity = matches.similarity.astype(np.float64)
+    distances = np.sqrt(np.maximum(0.0, 2 - 2 * similarity)) if metric == "cosine" else -similarity
+    rows = zip(matches.indices.tolist(), distances.tolist(), strict=True)
+    return tuple(cv2.DMatch(i, j, distance) for (i, j), distance in rows)
 
 
-def check_mask(mask: object, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """A uint8 array of the shape; None and empty arrays stand for no mask."""
-    if mask is None:
-        return None
-    if not isinstance(mask, np.ndarray):
-        raise TypeError(f"the mask must be a numpy array or None, got {type(mask).__name__}")
-    if mask.size == 0:
-        return None
-    if mask.dtype != np.uint8:
-        raise TypeError(f"the mask must be uint8 (CV_8UC1), got {mask.dtype}; use mask.astype(np.uint8)")
-    if mask.shape not in (shape, (*shape, 1)):
-        raise ValueError(f"the mask must have shape {shape}, got {mask.shape}")
-    return np.ascontiguousarray(mask.reshape(shape))
+def to_homography(
+    estimate: HomographyEstimate | EstimationFailure, count: int
+) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
+    """The result of ``cv2.findHomography``: the matrix or None, and the mask (M, 1) of ``count`` matches."""
+    if not estimate:
+        return None, np.zeros((count, 1), np.uint8)
+    return estimate.matrix.copy(), estimate.inliers.astype(np.uint8)[:, None]
 
 
-def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
-    """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
-    if keypoints is None:
-        return ()
-    if not isinstance(keypoints, Sequence):
-        hint = "; use cv2.KeyPoint_convert(points)" if isinstance(keypoints, np.ndarray) else ""
-        got = type(keypoints).__name__
-        raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {got}{hint}")
-    for index, value in enumerate(keypoints):
-        if not isinstance(value, cv2.KeyPoint):
-            raise TypeError(f"keypoints[{index}] must be a cv2.KeyPoint, got {type(value).__name__}")
-    return tuple(keypoints)
+def to_image_features(
+    keypoints: Sequence[cv2.KeyPoint], descriptors: Descriptors, image_size: tuple[int, int], index: int = 0
+) -> "cv2.detail.ImageFeatures":
+    """For OpenCV's stitching pipeline (``cv2.detail.BestOf2NearestMatcher`` and what follows).
 
-
-def check_whole(name: str, value: object, least: int) -> int:
-    """A whole number of at least ``least``."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
-
-
-def check_number(name: str, value: object) -> float:
-    """A real number."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if value != value:
-        raise ValueError(f"{name} must be a number, got NaN")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise ValueError(f"{name} is too large") from error
+    N keypoints with descriptors (N, D), None without any, of an image of ``image_size`` (width, height);
+    ``index`` counts the images of the panorama.
+    """
+    points, rows = check_keypoints(keypoints), check_descriptors("descriptors", descriptors)
+    if len(rows) != len(points):
+        raise ValueError(f"descriptors must have shape ({len(points)}, D), got {rows.shape}")
+    # on OpenCV 4 a fresh object crashes when its descriptors are set: let a detector make it
+    orb = cv2.ORB_create()  # type: ignore[attr-defined]
+    features = cv2.detail.computeImageFeatures2(orb, np.zeros((32, 32), np.uint8))
+    features.keypoints, features.descriptors = points, cv2.UMat(rows)  # type: ignore[call-overload]
+    features.img_size, features.img_idx = (int(image_size[0]), int(image_size[1])), index
+    return features

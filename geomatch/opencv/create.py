@@ -11,7 +11,7 @@ from geomatch.describers import Describer, create_describer, traits_of
 from geomatch.dift import DIFTConfig
 from geomatch.keypoints import Detector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
-from geomatch.opencv.convert import check_number, check_whole
+from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
 
 _MANY = 1_000_000  # more keypoints than any image has: no limit, where a detector wants a number

@@ -1,8 +1,8 @@
 """An object with the methods of ``cv2.Feature2D``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import cv2
@@ -14,7 +14,8 @@ from geomatch.errors import first_line
 from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
-from geomatch.opencv.convert import check_image, check_keypoints, check_mask, from_bgr, to_keypoints
+from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
+from geomatch.opencv.convert import from_bgr, to_keypoints
 from geomatch.types import Features
 
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
@@ -24,7 +25,8 @@ _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones
 class Feature2D:
     """Keypoints of a detector and descriptors of another, by the methods of ``cv2.Feature2D``.
 
-    Made by `DIFT_create`. An image is uint8, grey, BGR or BGRA; no method takes lists of images.
+    Made by `DIFT_create`. An image is uint8, grey, BGR or BGRA; all
+    methods also take a list of images, with a list of masks or of keypoints, and return tuples of results.
     Descriptors are float32 rows of unit length, to be compared by ``NORM_L2``; those of ``dift-adm`` are the
     activations themselves. All methods raise TypeError for arguments of the wrong type, ValueError for wrong
     shapes, and WeightsError when a model cannot be loaded.
@@ -39,6 +41,8 @@ class Feature2D:
 
     def detect(self, image: Any, mask: Any = None) -> Any:
         """A tuple of ``cv2.KeyPoint``; none where ``mask``, uint8 of the image's size, is zero."""
+        if isinstance(image, (list, tuple)):
+            return tuple(map(self.detect, image, check_images(image, "masks", mask)))
         return self._detect(check_image(image), mask)[0]
 
     def compute(self, image: Any, keypoints: Any, descriptors: Any = None) -> Any:
@@ -47,6 +51,8 @@ class Feature2D:
         Keypoints outside the image or not finite are left out. Scale and orientation are used where a
         keypoint has both. ``descriptors`` is not filled.
         """
+        if isinstance(image, (list, tuple)):
+            return _unzipped(map(self.compute, image, check_images(image, "keypoints", keypoints)))
         array, given = check_image(image), check_keypoints(keypoints)
         if array.size == 0 or not given:
             return given, None
@@ -77,6 +83,9 @@ class Feature2D:
 
         As in OpenCV's Python no keypoints can be provided: the result is empty then.
         """
+        if isinstance(image, (list, tuple)):
+            each = partial(self.detectAndCompute, useProvidedKeypoints=useProvidedKeypoints)
+            return _unzipped(map(each, image, check_images(image, "masks", mask)))
         array = check_image(image)
         if array.size == 0:
             raise ValueError("the image is empty")
@@ -152,6 +161,10 @@ class Feature2D:
             except cv2.error as error:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
+
+
+def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:
+    return tuple(zip(*pairs, strict=True)) or ((), ())
 
 
 def _rows(describer: Describer, image: Image, features: Features) -> NDArray[np.float32]:

@@ -13,7 +13,8 @@ from geomatch.estimators import Estimator, OpenCVEstimator, create_estimator
 from geomatch.estimators.gate import check_threshold
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import normalize_homography, warp_points
-from geomatch.opencv.convert import check_number, check_whole
+from geomatch.opencv.arguments import check_number, check_whole
+from geomatch.opencv.convert import to_homography
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 DEFAULT_THRESHOLD = 3.0  # also for a threshold that is not positive, as in OpenCV
@@ -63,12 +64,10 @@ def findHomography(
     for arguments of the wrong type, ValueError for points of other shapes, fewer than four or not equally
     many, and for unknown methods.
     """
-    found = estimate_homography(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
-    if found:
-        matrix, inliers = found.matrix.copy(), found.inliers.astype(np.uint8)[:, None]
-    else:
-        matrix, inliers = None, np.zeros((srcPoints.size // 2, 1), np.uint8)
+    found = _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
+    if not found:
         warnings.warn(found.reason, HomographyWarning, stacklevel=2)
+    matrix, inliers = to_homography(found, srcPoints.size // 2)
     if isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.size == inliers.size:
         mask[...] = inliers.reshape(mask.shape)
     return matrix, inliers
@@ -83,15 +82,21 @@ def estimate_homography(
     confidence: float = 0.995,
 ) -> Estimate:
     """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned."""
-    points0, points1 = _points("srcPoints", srcPoints), _points("dstPoints", dstPoints)
+    return _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
+
+
+def _estimate(
+    source: object, target: object, method: Method, threshold: object, iterations: object, confidence: object
+) -> Estimate:
+    points0, points1 = _points("srcPoints", source), _points("dstPoints", target)
     if len(points0) != len(points1):
         raise ValueError(f"srcPoints and dstPoints must be as many, got {len(points0)} and {len(points1)}")
     if len(points0) < 4:
         raise ValueError(f"at least 4 points are needed, got {len(points0)}")
-    limit = check_number("ransacReprojThreshold", ransacReprojThreshold)
+    limit = check_number("ransacReprojThreshold", threshold)
     limit = limit if limit > 0 else DEFAULT_THRESHOLD
     check_threshold(limit)
-    whole = min(max(1, check_whole("maxIters", maxIters, -(2**31))), 2**31 - 1)
+    whole = min(max(1, check_whole("maxIters", iterations, -(2**31))), 2**31 - 1)
     scale = 1.0 if PIXELS[0] <= limit <= PIXELS[1] else DEFAULT_THRESHOLD / limit
     estimate = _method(method, scale * limit, whole, check_number("confidence", confidence))
     if not isinstance(method, (int, np.integer, str)):
