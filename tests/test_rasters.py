@@ -22,7 +22,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import reduce_image
 from geomatch.images.loading import raw_size
 from geomatch.rasters import reading
-from geomatch.rasters.maps import Georeference, georeference_of
+from geomatch.rasters.maps import Georeference, georeference_of, geotiff_tags
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Block, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
@@ -32,7 +32,7 @@ NOISE = RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)
 SMOOTH = cv2.normalize(cv2.GaussianBlur(NOISE, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
 TURN = np.array([[0.9, 0.2, 5.3], [-0.15, 1.05, 8.7], [2e-4, 1e-4, 1]])
 UTM = rasterio.CRS.from_epsg(32633).to_wkt()
-GRID = Georeference(UTM, (0.5, 0.01, 400000.25, 0.02, -0.5, 5.6e6))
+GRID = np.array([[0.5, 0.01, 400000.25], [0.02, -0.5, 5.6e6], [0, 0, 1]])
 
 
 def of_type(dtype: str, picture: NDArray[np.uint8] = SMOOTH) -> NDArray[Any]:
@@ -474,12 +474,11 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_warped_geotiff_lies_in_the_grid_of_the_reference(tmp_path: Path) -> None:
     path, out = tmp_path / "x.tif", tmp_path / "out.tif"
-    by_gdal(path, of_type("uint16"), crs=UTM, transform=rasterio.Affine(*GRID.transform))
+    by_gdal(path, of_type("uint16"), crs=UTM, transform=rasterio.Affine(*GRID[:2].ravel()))
     with open_raster(path) as raster:
         found = georeference_of(raster)
         assert found is not None
-        np.testing.assert_allclose(found.transform, GRID.transform, rtol=1e-12)
-        np.testing.assert_allclose(found.to_map(np.array([[-0.5, -0.5]]))[0], (400000.25, 5.6e6))
+        np.testing.assert_allclose(found.matrix, GRID, rtol=1e-12)
         canvas, offset = (100, 90), (-7, -11)
         write_raster(
             out,
@@ -495,12 +494,27 @@ def test_a_warped_geotiff_lies_in_the_grid_of_the_reference(tmp_path: Path) -> N
         assert file.crs.to_epsg() == 32633
         assert file.colorinterp[3].name == "alpha"
         for x, y in ((0, 0), (33, 20)):
-            np.testing.assert_allclose(file.xy(y + 11, x + 7), found.to_map(np.array([[x, y]]))[0], atol=1e-6)
+            np.testing.assert_allclose(
+                file.xy(y + 11, x + 7), warp_points(GRID, [[x + 0.5, y + 0.5]])[0], atol=1e-6
+            )
             np.testing.assert_array_equal(file.read()[:3, y + 11, x + 7], of_type("uint16")[y, x])
     assert load_image(out).size == canvas
     saved(path, SMOOTH)
     with open_raster(path) as raster:
         assert georeference_of(raster) is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_map_lies_where_its_pixels_do(tmp_path: Path, orientation: int) -> None:
+    tags = [(274, 3, 1, orientation, True), *geotiff_tags(Georeference(UTM, GRID))]
+    saved(tmp_path / "x.tif", SMOOTH, extratags=tags)
+    points = RNG.random((9, 2)) * 50
+    with open_raster(tmp_path / "x.tif") as raster:
+        assert raster.orientation == orientation
+        found = georeference_of(raster)
+        assert found is not None
+        there = warp_points(GRID, raster.stored(points) + 0.5)
+    np.testing.assert_allclose(warp_points(found.matrix, points + 0.5), there, atol=1e-6)
 
 
 LARGE = """
