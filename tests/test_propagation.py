@@ -57,6 +57,11 @@ def test_every_step_follows_the_formula(radius: int) -> None:
         last.append((frame, expected))
 
 
+def test_rules_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        PropagationConfig(temperature=0)
+
+
 def test_shares_stay_shares_and_known_frames_can_be_added() -> None:
     config = PropagationConfig(context=2, top_k=4, radius=6)
     first, *others = frames(5)

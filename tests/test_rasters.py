@@ -23,7 +23,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import reduce_image
 from geomatch.images.loading import raw_size
 from geomatch.rasters import reading
-from geomatch.rasters.maps import Georeference, georeference_of, write_points, write_vrt
+from geomatch.rasters.maps import Georeference, georeference_of, geotiff_tags, write_points, write_vrt
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Block, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
@@ -33,7 +33,7 @@ NOISE = RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)
 SMOOTH = cv2.normalize(cv2.GaussianBlur(NOISE, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
 TURN = np.array([[0.9, 0.2, 5.3], [-0.15, 1.05, 8.7], [2e-4, 1e-4, 1]])
 UTM = rasterio.CRS.from_epsg(32633).to_wkt()
-GRID = Georeference(UTM, (0.5, 0.01, 400000.25, 0.02, -0.5, 5.6e6))
+GRID = np.array([[0.5, 0.01, 400000.25], [0.02, -0.5, 5.6e6], [0, 0, 1]])
 
 
 def of_type(dtype: str, picture: NDArray[np.uint8] = SMOOTH) -> NDArray[Any]:
@@ -423,17 +423,19 @@ def test_a_union_canvas_has_room_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bands", [1, 2, 3, 5])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_pictures_come_back_as_they_were_written(tmp_path: Path, dtype: str, bands: int) -> None:
-    size = 300, 270
-    values = np.zeros((270, 300, bands), dtype)
-    values[:80, :100] = of_type(dtype, RNG.integers(0, 256, (80, 100, bands), dtype=np.uint8))
-    opacity = np.zeros((270, 300), np.float32)
-    opacity[:80, :100], opacity[:80, 50:100] = 1, np.float32(128 / 255)
+    size = 600, 540
+    values = np.zeros((540, 600, bands), dtype)
+    for top, left in ((0, 0), (440, 470)):  # across the edges of blocks
+        noise = RNG.integers(0, 256, (80, 100, bands), dtype=np.uint8)
+        values[top : top + 80, left : left + 100] = of_type(dtype, noise)
+    opacity = np.zeros((540, 600), np.float32)
+    opacity[:80, :100], opacity[:80, 50:100], opacity[440:520, 470:570] = 1, np.float32(128 / 255), 1
     blocks = [
         Block(
-            left, top, values[top : top + 100, left : left + 170], opacity[top : top + 100, left : left + 170]
+            left, top, values[top : top + 512, left : left + 512], opacity[top : top + 512, left : left + 512]
         )
-        for top in (0, 100, 200)
-        for left in (0, 170)
+        for top in (0, 512)
+        for left in (0, 512)
     ]
     most = 1 if dtype == "float32" else np.iinfo(dtype).max
     alpha = opacity * most if dtype == "float32" else np.rint(opacity.astype(float) * most)
@@ -450,7 +452,7 @@ def test_pictures_come_back_as_they_were_written(tmp_path: Path, dtype: str, ban
             with PILImage.open(tmp_path / name) as picture:
                 assert picture.mode == "RGBA"
                 if dtype == "uint8":
-                    colours = np.broadcast_to(values, (270, 300, 3))
+                    colours = np.broadcast_to(values, (540, 600, 3))
                     np.testing.assert_array_equal(np.asarray(picture), np.dstack([colours, alpha]))
     stored = tifffile.imread(tmp_path / "x.tif")
     np.testing.assert_array_equal(stored, np.dstack([values, alpha]).astype(dtype))
@@ -460,11 +462,14 @@ def test_pictures_come_back_as_they_were_written(tmp_path: Path, dtype: str, ban
 
 def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     block = Block(0, 0, SMOOTH, np.ones((60, 80), np.float32))
+
+    def breaking() -> Iterable[Block]:
+        yield block
+        raise OSError("the disk is gone")
+
     for path in (tmp_path / "x.png", tmp_path / "x.tif"):
-        with pytest.raises(ValueError, match="blocks of 60 rows"):
-            write_raster(path, [block], (80, 61), 3, np.uint8)
-        with pytest.raises(ValueError, match="should follow"):
-            write_raster(path, [Block(4, 0, block.values, block.opacity)], (84, 60), 3, np.uint8)
+        with pytest.raises(OSError, match="the disk is gone"):
+            write_raster(path, breaking(), (600, 60), 3, np.uint8)
     for name, dtype in (("x.png", np.float32), ("x.jpg", np.uint8)):
         with pytest.raises(GeomatchError, match=r"\.tif"):
             write_raster(tmp_path / name, [block], (80, 60), 3, dtype)
@@ -473,12 +478,11 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_warped_geotiff_lies_in_the_grid_of_the_reference(tmp_path: Path) -> None:
     path, out = tmp_path / "x.tif", tmp_path / "out.tif"
-    by_gdal(path, of_type("uint16"), crs=UTM, transform=rasterio.Affine(*GRID.transform))
+    by_gdal(path, of_type("uint16"), crs=UTM, transform=rasterio.Affine(*GRID[:2].ravel()))
     with open_raster(path) as raster:
         found = georeference_of(raster)
         assert found is not None
-        np.testing.assert_allclose(found.transform, GRID.transform, rtol=1e-12)
-        np.testing.assert_allclose(found.to_map(np.array([[-0.5, -0.5]]))[0], (400000.25, 5.6e6))
+        np.testing.assert_allclose(found.matrix, GRID, rtol=1e-12)
         canvas, offset = (100, 90), (-7, -11)
         write_raster(
             out,
@@ -494,7 +498,9 @@ def test_a_warped_geotiff_lies_in_the_grid_of_the_reference(tmp_path: Path) -> N
         assert file.crs.to_epsg() == 32633
         assert file.colorinterp[3].name == "alpha"
         for x, y in ((0, 0), (33, 20)):
-            np.testing.assert_allclose(file.xy(y + 11, x + 7), found.to_map(np.array([[x, y]]))[0], atol=1e-6)
+            np.testing.assert_allclose(
+                file.xy(y + 11, x + 7), warp_points(GRID, [[x + 0.5, y + 0.5]])[0], atol=1e-6
+            )
             np.testing.assert_array_equal(file.read()[:3, y + 11, x + 7], of_type("uint16")[y, x])
     assert load_image(out).size == canvas
     saved(path, SMOOTH)
@@ -540,6 +546,19 @@ def test_control_points_of_an_image_on_a_map_are_its_own_coordinates(tmp_path: P
     assert (tmp_path / "x.points").read_text().splitlines()[1] == "10.5,20.0,8.5,4.5,1,0,0,0"
     with rasterio.open(tmp_path / "x.vrt") as file:
         assert len(file.gcps[0]) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_map_lies_where_its_pixels_do(tmp_path: Path, orientation: int) -> None:
+    tags = [(274, 3, 1, orientation, True), *geotiff_tags(Georeference(UTM, GRID))]
+    saved(tmp_path / "x.tif", SMOOTH, extratags=tags)
+    points = RNG.random((9, 2)) * 50
+    with open_raster(tmp_path / "x.tif") as raster:
+        assert raster.orientation == orientation
+        found = georeference_of(raster)
+        assert found is not None
+        there = warp_points(GRID, raster.stored(points) + 0.5)
+    np.testing.assert_allclose(warp_points(found.matrix, points + 0.5), there, atol=1e-6)
 
 
 LARGE = """

@@ -59,13 +59,11 @@ def s3(bucket: str, tmp_path: Path) -> str:
     return f"{bucket}/{tmp_path.name}"
 
 
-@pytest.mark.parametrize("place", ["local", "s3", "slow protocol"])
+@pytest.mark.parametrize("place", ["local", "s3"])
 def test_objects_are_written_listed_and_removed(
     place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A folder, object storage, and a file system on which a name is given at the end."""
-    url = {"local": str(tmp_path / "store"), "slow protocol": f"local://{tmp_path / 'store'}"}.get(place)
-    store = Store.at(url or request.getfixturevalue("s3"))
+    store = Store.at(tmp_path / "store" if place == "local" else request.getfixturevalue("s3"))
     assert store.sizes("features") == {}
     assert not store.has("features", KEY)
     first, second = pack_arrays("thing", {"a": [1]}), pack_arrays("thing", {"a": [2, 3]})
@@ -82,19 +80,16 @@ def test_objects_are_written_listed_and_removed(
     store.remove("features", KEY)
     store.remove("features", KEY)
     assert list(store.sizes("features")) == [OTHER]
-    assert store.temporary_files(["features", "matches"]) == []
 
 
 def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no protocol of a store"):
-        Store.at("nothing://x")
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot be written"):
         Store.at(tmp_path / "file").write("features", KEY, pack_arrays("thing", {}))
     assert Store.at(f"file://{tmp_path}") == Store.at(f"file:{tmp_path}") == Store.at(tmp_path)
     assert Store.at("~/x") == Store.at(Path.home() / "x")
-    for nowhere in ("s3://", "memory://x"):
-        with pytest.raises(ValueError, match="no place that several processes can share"):
+    for nowhere in ("s3://", "memory://x", "nothing://x"):
+        with pytest.raises(ValueError, match="no store; give a folder, or s3://bucket/folder"):
             Store.at(nowhere)
     for package in ("s3fs", "fsspec"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -148,10 +143,8 @@ def test_an_object_copied_under_another_key_is_damaged(tmp_path: Path) -> None:
             store.read(kind, names[1])
     index = PackIndex.read(store, "matches", ("counts",))
     assert index.names == (packs[0],)
-    assert verify_store(store, progress=False)[0] == 7
     damaged = [store.name("runs", manifests[1]), store.name("features", keys[1].hex())]
-    assert verify_store(store, True, False)[1] == [*damaged, store.name("matches", packs[1])]
-    assert set(store.sizes("features")) == {keys[0].hex(), keys[2].hex()}
+    assert verify_store(store, progress=False) == (7, [*damaged, store.name("matches", packs[1])])
     assert Manifest.start(store, "x", "1", {}, "").source == "1"
 
 
@@ -302,12 +295,9 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert objects(store) == before  # all is needed
     first, second = inspect_store(store).runs
     newest = first.manifest if first.manifest.settings["detector"]["max_keypoints"] == 40 else second.manifest
-    (tmp_path / "store" / "features" / "ab").mkdir(exist_ok=True)
-    (tmp_path / "store" / "features" / "ab" / ".half.npz").write_bytes(b"half")
     (tmp_path / "store" / "runs" / "notes.txt").write_text("not ours")
     assert main(["store", "prune", place, "--forget", newest.key[:8]]) == 0
     assert "6 objects" in capsys.readouterr().out.splitlines()[-1]  # 4 of features, a pack, the manifest
-    assert not (tmp_path / "store" / "features" / "ab" / ".half.npz").exists()
     assert (tmp_path / "store" / "runs" / "notes.txt").exists()
     assert run(small_views, place).computed == (0, 0)
     assert run(small_views, place, keypoints=40).computed == (4, 6)
@@ -322,8 +312,7 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     found = [run(small_views, place, keypoints=count).correspondences.features for count in (60, 40)]
     assert sum(map(len, chain(*(features.values() for features in found)))) > 200  # it is made again
     assert main(["store", "verify", place]) == 0
-    victim.write_bytes(bytes(data))
-    assert main(["store", "verify", place, "--remove"]) == 1
+    victim.unlink()
     assert main(["store", "info", place]) == 1  # a run lacks something
     assert "3 of 4 features" in capsys.readouterr().out
     assert sum(run(small_views, place, keypoints=k).computed[0] for k in (60, 40)) == 1
@@ -334,8 +323,7 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
         prune_store(store)
     with pytest.raises(GeomatchError, match="names 0 runs"):
         prune_store(store, ["zz"])
-    assert verify_store(store, remove=True, progress=False)[1] == [store.name("runs", newest.key)]
-    assert manifest.exists()  # without it, it would not be known what the run needs
+    assert verify_store(store, progress=False)[1] == [store.name("runs", newest.key)]
 
 
 def test_interruptions_delete_nothing(
@@ -406,7 +394,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(small_views: Path, tmp_path:
             run(small_views, store, engine=engine)
         assert len(store.sizes("features")) in (1, 2, 3)
         assert verify_store(store, progress=False)[1] == []
-        assert store.temporary_files(["features"]) == []
+        assert not list((disk / "store").rglob(".geomatch-*"))
         subprocess.run([*mount, "remount,size=10m"], check=True)
         assert run(small_views, store).computed[0] < 4
         run(small_views, tmp_path / "store")

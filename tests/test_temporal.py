@@ -279,7 +279,7 @@ def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> N
     missing, *unreadable = result.record["skipped"].items()
     assert missing == ("JPEGImages/480p/still/00001.jpg", "no such frame")
     assert sorted(name.partition(" on ")[2] for name, _ in unreadable) == [
-        "pan object-1 and 1 more", "still object-1 and 1 more",
+        "pan object-1", "pan object-2", "still object-1", "still object-2",
     ]  # fmt: skip
     assert not result.summaries()  # they count for nobody
     rows = {row["pair"]: row for row in result.record["rows"]}

@@ -97,15 +97,8 @@ def allowed(protocol: Any, budget: int | None) -> int | None:
 
 
 def unreadable_pairs(rows: Sequence[Row]) -> dict[str, str]:
-    """Why methods could not be tried, by method and pairs."""
-    pairs: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if reason := unreadable(row):
-            pairs.setdefault((row["method"], reason), {})[row["pair"]] = None
-    return {
-        f"{method} on {next(iter(own))}" + (f" and {len(own) - 1} more" if len(own) > 1 else ""): reason
-        for (method, reason), own in pairs.items()
-    }
+    """Why methods could not be tried, by method and pair."""
+    return {f"{row['method']} on {row['pair']}": reason for row in rows if (reason := unreadable(row))}
 
 
 def table(task: Task, summaries: list[Row]) -> str:

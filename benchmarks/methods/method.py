@@ -61,14 +61,8 @@ class Method:
         return cls(name, source, describer, traits_of(describer).metric if describer else "cosine")
 
     def detect(self, image: Image) -> Features:
-        """Keypoints best first, described if the source does that.
-
-        Raises:
-            TypeError: when the source is no detector.
-        """
-        if self.source is None or isinstance(self.source, FeatureFiles):
-            raise TypeError(f"{self.name} does not extract features of images")
-        return detect_features(self.source, image).to_features()
+        """Keypoints best first, described if the source, which must be a detector, does that."""
+        return detect_features(cast(Detector, self.source), image).to_features()
 
     def describe(
         self, images: Sequence[Image], found: Sequence[Features], paper_sampling: bool = False

@@ -1,7 +1,6 @@
 """``geomatch propagate``."""
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out
-from geomatch.errors import GeomatchError, ImageError, reading
+from geomatch.errors import ImageError
 
 RECORD = "propagation.json"
 
@@ -46,21 +45,23 @@ def propagate(
     """Carry EDIT from SOURCE to every TARGET.
 
     EDIT is a picture of SOURCE's size, transparent but for what was painted.
-    DIR/NAME.png is the TARGET of that name with the edit; propagation.json has
-    the homographies, and the reasons where there is none.
+    DIR/NAME.png is the TARGET of that name with the edit, and is removed where
+    there is none; propagation.json has the homographies, and the reasons.
 
     Exit code 0: all targets have the edit, 1: some have not, 2: bad input or usage.
     """
     names = _names(edit, source, targets, out)
+    import numpy as np
     from tqdm import tqdm
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
-    from geomatch.editing.edit import DENSE_THRESHOLD, carry_edit, prepare_edit
+    from geomatch.editing.edit import DENSE_THRESHOLD, EditResult, carry_edit, prepare_edit
     from geomatch.files import write_whole
     from geomatch.images import write_png
     from geomatch.pipeline import Pipeline
     from geomatch.provenance import record, versions
+    from geomatch.types import EstimationFailure
 
     extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=given["seed"]))
     if given["threshold"] is None:
@@ -69,26 +70,27 @@ def propagate(
     pipeline = Pipeline(descriptor=extractor, **named)
     prepared = prepare_edit(edit, source, pipeline, given["max_points"], given["seed"])
     make_out(out)
-    earlier = _pictures(out / RECORD)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
-        row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
-        row |= {"num_matches": 0, "num_inliers": 0}
         try:
             found = carry_edit(prepared, target)
         except ImageError as error:
-            row["reason"] = str(error)
+            none = np.zeros((0, 2))
+            found = EditResult(None, EstimationFailure(str(error)), none, none)
+        if found.picture is None:
+            (out / name).unlink(missing_ok=True)  # of an earlier run
         else:
-            row |= {"num_matches": len(found.points0), "num_inliers": found.homography.num_inliers}
-            if not found.homography:
-                row["reason"] = found.homography.reason
-            elif found.picture is not None:
-                write_png(out / name, found.picture)
-                row |= {"picture": name, "homography": found.homography.matrix.tolist()}
-        if row["picture"] is None and name in earlier:
-            (out / name).unlink(missing_ok=True)
-        rows.append(row)
+            write_png(out / name, found.picture)
+        geometry = found.homography
+        rows.append({
+            "target": str(target),
+            "picture": name if found else None,
+            "homography": geometry.matrix.tolist() if geometry else None,
+            "reason": None if geometry else geometry.reason,
+            "num_matches": len(found.points0),
+            "num_inliers": geometry.num_inliers,
+        })  # fmt: skip
     settings = {
         "edit": str(edit),
         "source": str(source),
@@ -99,12 +101,12 @@ def propagate(
     content = {"targets": rows, "settings": settings, "versions": versions()}
     write_whole(out / RECORD, json.dumps(content, indent=2, allow_nan=False) + "\n")
     for row in rows:
-        if row["picture"] is None:
+        if row["reason"]:
             reason = row["reason"].removeprefix(f"{row['target']}: ")
             click.echo(f"geomatch: {row['target']}: {reason}", err=True)
         else:
-            inliers, matches = row["num_inliers"], row["num_matches"]
-            click.echo(f"wrote       {out / row['picture']} ({inliers} of {matches} matches agree)")
+            agree = f"{row['num_inliers']} of {row['num_matches']} matches agree"
+            click.echo(f"wrote       {out / row['picture']} ({agree})")
     return FOUND if all(row["picture"] for row in rows) else NOT_FOUND
 
 
@@ -126,12 +128,3 @@ def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> li
                 f"--out {out}: {out / name} is one of the images given; choose another folder"
             )
     return names
-
-
-def _pictures(record: Path) -> set[str]:
-    """Names of the pictures that an earlier run made."""
-    from geomatch.files import read_json
-
-    with suppress(GeomatchError), reading(record, "record"):
-        return {row["picture"] for row in read_json(record, "record")["targets"]}
-    return set()

@@ -52,23 +52,21 @@ def _line(state: "RunState") -> str:
 
 @store.command()
 @click.argument("place")
-@click.option("--remove", is_flag=True,
-              help="Damaged objects but manifests, so that the next run makes them again.")  # fmt: skip
-def verify(place: str, remove: bool) -> int:
+def verify(place: str) -> int:
     """Read every object of PLACE and compare its checksum.
 
-    Exit code 1: something is damaged.
+    What is damaged is made again by the next run that needs it. Exit code 1:
+    something is damaged.
     """
     from geomatch.store import Store
     from geomatch.store.upkeep import verify_store
 
-    checked, damaged = verify_store(Store.at(place), remove)
+    checked, damaged = verify_store(Store.at(place))
     for name in damaged[:SHOWN]:
         click.echo(f"damaged     {name}")
     if len(damaged) > SHOWN:
         click.echo(f"damaged     {len(damaged) - SHOWN} more")
-    removed = " and removed" if remove and damaged else ""
-    click.echo(f"verified    {checked} objects, {len(damaged)} damaged{removed}")
+    click.echo(f"verified    {checked} objects, {len(damaged)} damaged")
     return NOT_FOUND if damaged else FOUND
 
 
@@ -84,5 +82,5 @@ def prune(place: str, forget: tuple[str, ...]) -> None:
     from geomatch.store import Store
     from geomatch.store.upkeep import prune_store
 
-    objects, size, temporary = prune_store(Store.at(place), forget)
-    click.echo(f"removed     {objects} objects, {size / 2**20:.1f} MiB, {temporary} half-written files")
+    objects, size = prune_store(Store.at(place), forget)
+    click.echo(f"removed     {objects} objects, {size / 2**20:.1f} MiB")

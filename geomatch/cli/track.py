@@ -1,12 +1,10 @@
 """``geomatch track``."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out, parse_points
+from geomatch.cli.options import changed_config, descriptor_options, make_out, parse_points
 
 
 @click.command()
@@ -19,14 +17,6 @@ from geomatch.cli.options import bundled, changed_config, descriptor_options, ma
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
               help="Write overlay.mp4, tracks.csv and masks/ here; store/ caches what is done.")  # fmt: skip
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many. [default: all]")
-@bundled(
-    "rules",
-    dict,
-    click.option("--context", type=int, help="Last frames that are looked at besides the first."),
-    click.option("--top-k", type=int, help="Cells whose labels a cell takes."),
-    click.option("--radius", type=int, help="Cells to each side that are looked at."),
-    click.option("--temperature", type=float, help="Divides the cosine: lower trusts the best cells more."),
-)
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
@@ -37,15 +27,14 @@ def track(
     mask: Path | None,
     out: Path,
     frames: int | None,
-    rules: dict[str, Any],
     cells: int | None,
     descriptor: str,
 ) -> None:
     """Follow --points or the objects of --mask through VIDEO, a file or a folder of images.
 
-    The defaults of --context, --top-k, --radius, --temperature and --cells
-    depend on the model: the paper's for Stable Diffusion and ADM, measured
-    ones for dift-tiny. A run that was interrupted resumes where it was.
+    Where labels are looked for, and the default of --cells, depend on the
+    model: the paper's rules for Stable Diffusion and ADM, measured ones for
+    dift-tiny. A run that was interrupted resumes where it was.
     """
     if bool(points) == (mask is not None):
         raise click.UsageError("give either --points X,Y (once or more often) or --mask PNG")
@@ -63,13 +52,12 @@ def track(
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
         raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
-    usual, usual_cells = default_propagation(dift_config(descriptor))  # --model may rename it
-    chosen = replace(usual, **{name: value for name, value in rules.items() if value is not None})
+    rules, usual = default_propagation(dift_config(descriptor))  # --model may rename it
     marks = load_mask(mask) if mask else None
     images = frames_of(video, frames)
     count, rate = video_properties(video, frames)
     make_out(out)
-    given = chosen, cells or usual_cells, Store.at(out / "store")
+    given = rules, cells or usual, Store.at(out / "store")
     extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
     if marks is None:
         saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)

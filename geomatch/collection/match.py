@@ -99,14 +99,10 @@ def match_collection(
         content = digest_of([[photo.name, photo.sha256] for photo in photos])
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
 
-        def objects() -> dict[str, tuple[str, ...]]:
-            """Keys of what the photographs need, besides what an earlier run needed."""
-            needed = {FEATURES: [keys[photo.name] for photo in photos]}
-            if needs_retrieval(pairs, len(photos)):
-                needed[GLOBAL] = [*global_keys(photos, dense).values()]
-            return manifest.objects | {kind: tuple(dict.fromkeys(own)) for kind, own in needed.items()}
-
-        manifest = manifest.saved(store, objects=objects(), failed=skipped)
+        objects = {FEATURES: tuple(dict.fromkeys(keys.values()))}
+        if needs_retrieval(pairs, len(photos)):
+            objects[GLOBAL] = tuple(dict.fromkeys(global_keys(photos, dense).values()))
+        manifest = manifest.saved(store, objects=objects, failed=skipped)
 
         def nearest(count: int) -> NDArray[np.int64]:
             for left in reversed(range(ROUNDS)):
@@ -140,7 +136,7 @@ def match_collection(
             report = select_pairs(usable, pairs, nearest, positions)
             wanted = pair_keys(stored, report.pairs, matching, device)
             told = {"names": usable.names, "failed": skipped, "retries": work.retries}
-            manifest = manifest.saved(store, objects=objects(), pair_keys=wanted, **told)
+            manifest = manifest.saved(store, pair_keys=wanted, **told)
             matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work, device)
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):

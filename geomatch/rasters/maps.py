@@ -6,36 +6,29 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from geomatch.errors import reading, require
 from geomatch.files import replacing, write_whole
+from geomatch.geometry import shift_homography
 from geomatch.rasters.reading import Raster
 
 _GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, matrix, and keys of the map
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Georeference:
     """Where pixels lie on a map."""
 
     crs: str
     """The coordinate reference system of the map as WKT; nothing if the file has none."""
-    transform: tuple[float, float, float, float, float, float]
-    """(a, b, c, d, e, f) of X = a u + b v + c and Y = d u + e v + f, where (u, v) = (x, y) + 0.5 is counted
-    from the corner of the first pixel, as GDAL does, and not from its centre."""
-
-    def to_map(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Map coordinates (N, 2) of points (N, 2), the centre of the first pixel (0, 0)."""
-        matrix = np.reshape(self.transform, (2, 3))
-        mapped: NDArray[np.float64] = (np.asarray(points, np.float64) + 0.5) @ matrix[:, :2].T + matrix[:, 2]
-        return mapped
+    matrix: NDArray[np.float64]
+    """(3, 3) from pixels to the map. These are (u, v) = (x, y) + 0.5, counted from the corner of the first
+    pixel, as GDAL does, and not from its centre."""
 
     def shifted(self, offset: tuple[int, int]) -> "Georeference":
         """That of a canvas whose first pixel lies at the pixel ``offset`` of this one."""
-        a, b, _, d, e, _ = self.transform
-        c, f = self.to_map(np.array([offset]) - 0.5)[0].tolist()
-        return Georeference(self.crs, (a, b, c, d, e, f))
+        return Georeference(self.crs, self.matrix @ shift_homography(*offset))
 
 
 def georeference_of(raster: Raster) -> Georeference | None:
@@ -47,11 +40,10 @@ def georeference_of(raster: Raster) -> Georeference | None:
         return None
     rasterio = require("rasterio", "geo", "a GeoTIFF as a map")
     with reading(raster.name, "GeoTIFF"), rasterio.open(raster.name) as file:
-        crs, stored = file.crs.to_wkt() if file.crs else "", Georeference("", tuple(file.transform)[:6])
-    corner, right, below = raster.stored(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) - 0.5)
-    linear = np.reshape(stored.transform, (2, 3))[:, :2] @ np.stack([right - corner, below - corner], axis=1)
-    (a, b), (d, e), (c, f) = np.vstack([linear, stored.to_map(corner[None])]).tolist()
-    return Georeference(crs, (a, b, c, d, e, f))
+        crs, matrix = file.crs.to_wkt() if file.crs else "", np.reshape(file.transform, (3, 3))
+    corner, right, below = raster.stored(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) - 0.5) + 0.5
+    turn = np.vstack([np.stack([right - corner, below - corner, corner], axis=1), [0.0, 0.0, 1.0]])
+    return Georeference(crs, matrix @ turn)
 
 
 def geotiff_tags(georeference: Georeference) -> list[tuple[int, int, int, Any, bool]]:
@@ -60,7 +52,7 @@ def geotiff_tags(georeference: Georeference) -> list[tuple[int, int, int, Any, b
 
     rasterio, io = (require(name, "geo", "a GeoTIFF as a map") for name in ("rasterio", "rasterio.io"))
     made = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
-    place = {"crs": georeference.crs or None, "transform": rasterio.Affine(*georeference.transform)}
+    place = {"crs": georeference.crs or None, "transform": rasterio.Affine(*georeference.matrix[:2].ravel())}
     with io.MemoryFile() as memory:
         memory.open(**made, **place).close()
         with tifffile.TiffFile(memory) as file:

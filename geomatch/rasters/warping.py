@@ -13,6 +13,7 @@ from geomatch.rasters.reading import Raster
 Interpolation = Literal["nearest", "linear", "cubic"]
 Send = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """From points (N, 2) to points (N, 2), which are not finite where there are none."""
+BLOCK = 512  # side in pixels of the parts of a picture
 _MOST_VALUES = 1 << 24  # of the source that are read for a block: else for its halves
 _CHUNK = 1 << 15  # places that are sampled at a time, which then stay in the processor's cache
 _LARGEST = 16  # times the reference: more pixels than that are a canvas by mistake
@@ -84,7 +85,7 @@ def warp_blocks(
     size: tuple[int, int],
     interpolation: Interpolation = "linear",
     offset: tuple[float, float] = (0, 0),
-    block: int = 512,
+    block: int = BLOCK,
     step: int = 1,
 ) -> Iterator[Block]:
     """Warp an image onto a canvas, in blocks row by row; memory is bounded whatever the sizes.

@@ -14,7 +14,7 @@ from geomatch.provenance import versions
 from geomatch.store.store import Store
 
 KIND = "runs"
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,28 +56,23 @@ class Manifest:
     def saved(self, store: Store, **changes: Any) -> "Manifest":
         """The manifest with changes, after it was written."""
         new = replace(self, **changes)
-        arrays = ("objects", "pair_keys")
-        summary = {f.name: getattr(new, f.name) for f in fields(new) if f.name not in arrays}
-        summary |= {"schema": SCHEMA, "versions": versions(), "kinds": sorted(new.objects)}
-        packed: dict[str, Any] = {"summary": json.dumps(summary), "pair_keys": new.pair_keys}
-        for kind, keys in new.objects.items():
-            packed[f"keys_{kind}"] = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
-        store.write(KIND, new.key, pack_arrays("Manifest", packed))
+        summary = {f.name: getattr(new, f.name) for f in fields(new) if f.name != "pair_keys"}
+        text = json.dumps({**summary, "schema": SCHEMA, "versions": versions()})
+        store.write(KIND, new.key, pack_arrays("Manifest", {"summary": text, "pair_keys": new.pair_keys}))
         return new
 
     @classmethod
     def load(cls, store: Store, key: str) -> "Manifest":
         """Read a run's manifest; raises `KeyError`, or `DamagedError`, also for one of another version."""
         label = store.label(KIND, key)
-        optional = [f"keys_{kind}" for kind in ("features", "global", "rows")]
-        arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"), optional)
+        arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"))
         with reading(label, "manifest", DamagedError):
             summary = json.loads(str(arrays["summary"]))
             if summary.pop("schema") != SCHEMA:
                 raise DamagedError(f"{label}: a manifest of another version of geomatch")
             del summary["versions"]
-            kinds, names = summary.pop("kinds"), tuple(summary.pop("names"))
-            objects = {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in kinds}
+            names = tuple(summary.pop("names"))
+            objects = {kind: tuple(keys) for kind, keys in summary.pop("objects").items()}
             made = cls(**summary, names=names, objects=objects, pair_keys=arrays["pair_keys"].reshape(-1, 32))
             for name, kind in get_type_hints(cls).items():
                 if not isinstance(getattr(made, name), get_origin(kind) or kind):

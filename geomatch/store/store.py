@@ -1,8 +1,7 @@
 """Objects with names in a folder or, through fsspec, in object storage; written whole or not at all."""
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,11 +13,10 @@ from geomatch.errors import DamagedError, FeaturesError, GeomatchError, StoreErr
 from geomatch.files import is_named, named, write_whole
 from geomatch.places import user_path
 
-ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
-"""Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
+REMOTE = ("s3", "s3a", "gs", "gcs", "az", "abfs")
+"""Protocols whose objects appear whole once all bytes are there."""
 Value = TypeVar("Value")
 SUFFIX = ".npz"
-_TEMPORARY = re.compile(r"\w+/[0-9a-f]{2}/(\.[^/]+\.npz|[0-9a-f]+\.npz\.[0-9a-f]{16}\.part)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +34,15 @@ class Store:
 
     @classmethod
     def at(cls, place: str | os.PathLike[str]) -> "Store":
-        """Name a store by its path or URL, of a protocol that fsspec knows; nothing is made yet."""
+        """Name a store by its path or URL; nothing is made yet. ValueError for a URL of another protocol."""
         url = os.fspath(place)
         if url.startswith("file:"):
             url = urlsplit(url).path
         if "://" in url:
             protocol, _, rest = url.rstrip("/").partition("://")
-            if not rest or protocol == "memory":
-                raise ValueError(f"{url}: no place that several processes can share; give s3://bucket/folder")
+            if not rest or protocol not in REMOTE:
+                known = ", ".join(REMOTE)
+                raise ValueError(f"{url}: no store; give a folder, or s3://bucket/folder (or {known})")
             _remote(url)
             return cls(url.rstrip("/"))
         return cls(str(user_path(url).absolute()))
@@ -78,15 +77,8 @@ class Store:
             if self._local:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(target, data)
-                return
-            files = _remote(self.url)
-            if self.url.partition("://")[0] in ATOMIC:
-                files.pipe_file(target, data)
-                return
-            files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            temporary_name = f"{target}.{os.urandom(8).hex()}.part"
-            files.pipe_file(temporary_name, data)
-            files.mv(temporary_name, target)
+            else:
+                _remote(self.url).pipe_file(target, data)
 
     def found(self, kind: str, key: str, unpack: Callable[[bytes, str], Value]) -> Value | None:
         """The object as ``unpack(bytes, label)`` reads it; None if missing, or damaged and then removed."""
@@ -138,22 +130,14 @@ class Store:
                     found[key] = size
         return found
 
-    def temporary_files(self, kinds: Iterable[str]) -> list[str]:
-        """Names of half-written files that killed processes left below the kinds."""
-        with self._errors("listed"):
-            return [name for kind in kinds for name, _ in self._list(kind) if _TEMPORARY.fullmatch(name)]
-
     def remove(self, kind: str, key: str) -> None:
         """Remove an object, if it is there."""
-        self.remove_file(self.name(kind, key))
-
-    def remove_file(self, name: str) -> None:
-        """Remove a file by its name below the store, if it is there."""
+        path = f"{self.url}/{self.name(kind, key)}"
         with self._errors("changed"), suppress(FileNotFoundError):
             if self._local:
-                (Path(self.url) / name).unlink()
+                Path(path).unlink()
             else:
-                _remote(self.url).rm_file(f"{self.url}/{name}")
+                _remote(self.url).rm_file(path)
 
     @staticmethod
     def name(kind: str, key: str) -> str:
@@ -215,7 +199,3 @@ def _remote(url: str) -> Any:
         return fsspec.filesystem(protocol, use_listings_cache=False)
     except ImportError as error:
         raise ValueError(f"{url}: the protocol needs another package ({first_line(error)})") from error
-    except TypeError:  # takes no such option
-        return fsspec.filesystem(protocol)
-    except ValueError as error:
-        raise ValueError(f"{url}: no protocol of a store ({first_line(error)})") from error

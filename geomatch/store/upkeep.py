@@ -61,12 +61,8 @@ def inspect_store(store: Store) -> StoreInfo:
     return StoreInfo(counted, states, damaged)
 
 
-def verify_store(store: Store, remove: bool = False, progress: bool = True) -> tuple[int, list[str]]:
-    """Read everything and compare checksums; the number of objects, and names of the damaged ones.
-
-    ``remove`` removes these, so that the next run makes them again; manifests stay, since without them it
-    would not be known what a run needs.
-    """
+def verify_store(store: Store, progress: bool = True) -> tuple[int, list[str]]:
+    """Read everything and compare checksums; the number of objects, and names of the damaged ones."""
     store.check()
     found = [(kind, key) for kind in KINDS for key in sorted(store.sizes(kind))]
     damaged = []
@@ -81,17 +77,14 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
         checked += 1
         if not sound:
             damaged.append(store.name(kind, key))
-            if remove and kind != RUNS:
-                store.remove(kind, key)
     return checked, damaged
 
 
-def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int, int]:
-    """Remove what no run needs, and what killed processes left half-written, while no run is under way.
+def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int]:
+    """Remove what no run needs, while no run is under way; the numbers of objects and of their bytes.
 
     Results of the benchmarks, which no manifest names, stay. ``forget`` are runs to remove first, by the
-    beginning of their key. Returns the numbers of objects, of their bytes, and of half-written files that
-    went.
+    beginning of their key.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
@@ -113,12 +106,9 @@ def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int, int
             continue
         if not np.isin(keys, pairs).any():
             going.append(("matches", name, size))
-    temporary = store.temporary_files(KINDS)
     for kind, key, _ in going:
         store.remove(kind, key)
-    for name in temporary:
-        store.remove_file(name)
-    return len(going), sum(size for *_, size in going), len(temporary)
+    return len(going), sum(size for *_, size in going)
 
 
 def _manifests(store: Store, keys: Iterable[str]) -> tuple[list[Manifest], list[str]]:
