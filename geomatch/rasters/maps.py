@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from geomatch.errors import reading, require
 from geomatch.files import replacing, write_whole
