@@ -514,7 +514,7 @@ def test_control_points_come_back(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     PILImage.fromarray(SMOOTH).save(tmp_path / "a b.png", exif=exif)
     points = RNG.random((6, 2)) * 50
-    places = GRID.to_map(points)
+    places = warp_points(GRID, points)
     with open_raster(tmp_path / "a b.png") as raster:
         write_points(tmp_path / "x.points", raster, points, places, UTM)
         write_vrt(tmp_path / "x.vrt", raster, points, places, UTM)
