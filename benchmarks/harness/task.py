@@ -94,9 +94,14 @@ class Task:
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
+    create: Callable[[str, Settings, str], Method] | None = (
+        None  # instead of what other tasks make of strings
+    )
 
     def method(self, text: str, settings: Settings, device: str) -> Method:
         """A method from its string, for a device."""
+        if self.create:
+            return self.create(text, settings, device)
         if self.dense:
             return create_dense_method(text, device)
         return create_method(text, settings.max_keypoints, device)
@@ -162,7 +167,7 @@ def by_name(*protocols: Any) -> dict[str, Any]:
 FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",
            "pairs": "homography", "wxbs": "epipolar", "megadepth": "pose", "scannet": "pose", "pose": "pose",
            "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
-           "jhmdb": "temporal"}  # fmt: skip
+           "jhmdb": "temporal", "sfm": "sfm"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 

@@ -28,6 +28,8 @@ _DATA_SETS = {
                 "scannet-superglue, scannet-loftr, scannet-roma", None),
     "pose": ("a folder with a list of pairs and their cameras in 38 columns, or with a model of COLMAP",
              "pose", "pose-superglue", None),
+    "sfm": ("a folder with images/ and a COLMAP model of surveyed poses, or folders of such scenes",
+            "sfm", "sfm-per-image, sfm-unrefined", None),
     "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
               "test, val or trn; test is reported."),
     "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),
@@ -36,6 +38,7 @@ _DATA_SETS = {
     "jhmdb": ("the folder of JHMDB", "jhmdb", "jhmdb-adm", "1, 2 or 3; 1 is reported."),
 }  # fmt: skip
 """What DATA is, the default protocol, the others, and the splits."""
+_DEFAULTS = {"sfm": "geomatch,colmap-sift"}  # methods; h5:FEATURES:MATCHES are another program's
 _SEMANTIC = ("spair", "willow", "cub")
 _SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; NAME=STRING"
 _DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip"
@@ -64,7 +67,7 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
                      help=f"Or: {others}, all."),
         *([click.option("--prompt", metavar="TEXT", help=words)] if name in _SEMANTIC else []))  # fmt: skip
     @click.option("--method", metavar="STRING,...", show_default=True,
-                  default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
+                  default=_DEFAULTS.get(name, "sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense"),
                   help=(_SPARSE if sparse else _DENSE) + _SETTINGS)  # fmt: skip
     @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
                   show_default=True, help="Records; the same run goes on there.")  # fmt: skip
