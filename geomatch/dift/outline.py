@@ -15,7 +15,7 @@ from geomatch.errors import GeomatchError
 from geomatch.isolation import isolated
 from geomatch.weights.checkpoint import fill_network
 from geomatch.weights.families import FAMILIES, Family, find_family
-from geomatch.weights.folders import family_of, find_weights, missing_files, network_folder, read_config
+from geomatch.weights.folders import family_of, missing_files, network_folder, read_config
 from geomatch.weights.prompt import cached_conditioning, missing_parts, pipeline_of
 
 _CELLS = 64
@@ -107,11 +107,6 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
     family = find_family(config, home / "config.json")
     name = next((name for name, one in FAMILIES.items() if one is family), "UNet in pixel space")
     found = [("model", f"{name} ({config['_class_name']})")]
-    for place in (home, *([folder / "vae"] if family else [])):
-        files = [path for path in find_weights(place) if path.is_file()]
-        size = sum(path.stat().st_size for path in files) / 1e9
-        more = f" and {len(files) - 1} more" if files[1:] else ""
-        found.append((place.name, f"{files[0].name}{more}, {size:.2f} GB" if files else "no weights"))
     found += [("missing", words) for words in lacking]
     usable = not lacking
     try:
