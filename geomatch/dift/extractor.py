@@ -136,7 +136,9 @@ class DIFTExtractor:
         """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
         if self._distilled:  # too small to gain by it
             return
-        self.model.expect(images, images * self.config.ensemble_size)
+        for runner, passes in ((self.model.encoder, 1), (self.model.part, self.config.ensemble_size)):
+            if runner is not None:
+                runner.coming = max(runner.coming, images * passes)
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
         """The same at another noise level, sharing the networks."""
@@ -243,17 +245,16 @@ class DIFTExtractor:
         for group in waiting.values():
             yield from self._maps_together(group)
 
+    @isolated()
     def _maps_together(
         self, group: Sequence[tuple[int, tuple[int, int], Tensor]]
-    ) -> Iterator[tuple[int, FeatureMap]]:
-        maps = self._maps(torch.cat([tensor for *_, tensor in group]))
-        for row, (place, size, _) in enumerate(group):
-            yield place, FeatureMap(tuple(layer[row] for layer in maps), size)
-
-    @isolated()
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        maps = self.activations(images)
-        return [self._map_head(maps)] if self._map_head else maps
+    ) -> list[tuple[int, FeatureMap]]:
+        maps = self.activations(torch.cat([tensor for *_, tensor in group]))
+        maps = [self._map_head(maps)] if self._map_head else maps
+        return [
+            (place, FeatureMap(tuple(layer[row] for layer in maps), size))
+            for row, (place, size, _) in enumerate(group)
+        ]
 
     @property
     def _metric(self) -> Metric:
