@@ -23,7 +23,7 @@ from geomatch.isolation import isolated
 from geomatch.keypoints import OpenCVDetector
 from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
-from geomatch.types import Features, check_shape
+from geomatch.types import Features
 
 VIEW_SIZE = (640, 480)  # (width, height) of the synthetic views
 MAX_KEYPOINTS = 400  # of a view
@@ -63,8 +63,6 @@ def fit_on_images(
     SIFT finds in both views at one place is a pair. For models that see the whole image views stay
     upright. Raises `GeomatchError` when the images give too few pairs.
     """
-    if views < 1:
-        raise ValueError(f"views must be at least 1, got {views}")
     extractor = DIFTExtractor(replace(config, head=False))
     motions: tuple[Motion, ...] = ("upright",) if config.sampling == "dense" else ("upright", "rotated")
     settings = [cache_key(extractor), views, seed, motions, PER_VIEW]
@@ -123,13 +121,9 @@ def fit_head(first: Rows, second: Rows, dimension: int, settings: dict[str, Any]
     activations and W half that of the differences of partners, the projection holds the leading solutions v
     of C v = m W v, scaled so that v' W v = 1. The solution is unique up to signs, which are fixed.
     """
-    check_shape("first", first, ("N", "D"))
-    check_shape("second", second, first.shape)
     width = first.shape[1]
     if not 1 <= dimension <= width:
         raise ValueError(f"dimension must lie in 1..{width}, got {dimension}")
-    if len(first) < 2:
-        raise ValueError(f"at least 2 pairs are needed, got {len(first)}")
     mean = (first.mean(0, dtype=np.float64) + second.mean(0, dtype=np.float64)) / 2
     a = torch.from_numpy((first - mean).astype(np.float32))
     b = torch.from_numpy((second - mean).astype(np.float32))

@@ -38,7 +38,7 @@ def maps_of(network: DenseNetwork, width: int, height: int) -> list[torch.Tensor
     return [torch.randn(1, channels, height // stride, width // stride) for channels, stride in network.maps]
 
 
-@pytest.mark.parametrize("maps", [[(3, 2), (5, 4), (4, 8)], [(4, 1), (3, 16)], [(6, 8)]], ids=str)
+@pytest.mark.parametrize("maps", [[(3, 2), (5, 4), (4, 8)], [(4, 1), (3, 16)]], ids=str)
 def test_cells_lie_where_they_are_said_to(maps: list[tuple[int, int]]) -> None:
     """A moved image gives the moved map; with symmetric kernels a mirrored one gives the mirrored map."""
     network = network_of(maps)

@@ -18,7 +18,6 @@ import geomatch
 from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.distilled import PatchNetwork
 from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.inputs import network_patches
@@ -151,12 +150,6 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
     assert (short * fitted.head.apply(raw)).sum(1).min() > 0.97  # cells are projected, then sampled
     with pytest.raises(ValueError, match="was fitted with"):
         DIFTExtractor(replace(config, head=True, timestep=11)).describe(image, features)
-    raw = DIFTExtractor(config).dense(image)
-    maps = [(len(layer), 96 // layer.shape[1]) for layer in raw.maps]
-    network = DenseNetwork(maps, 8, 12).eval().requires_grad_(False)
-    save_network_head(NetworkHead(network, config.feature_settings(), {}), model)
-    dense = DIFTExtractor(replace(config, head=True)).dense(image)
-    assert [layer.shape for layer in dense.maps] == [(12, 24, 32)]
 
 
 def test_shipped_network_needs_no_diffusion_model(photo0: Image) -> None:

@@ -14,7 +14,7 @@ def models(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         from geomatch.dift.inventory import inventory
 
-        click.echo("\n\n".join(str(entry) for entry in inventory()))
+        click.echo("\n\n".join(inventory()))
 
 
 @models.command()

@@ -49,6 +49,8 @@ def images_at_once(config: DIFTConfig, images: Tensor) -> int:
 
 def _passes(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> Iterator[list[Tensor]]:
     """The layers' outputs (members, B, C, h, w), in the network's type, of some members at a time."""
+    if config.timestep >= (count := len(model.schedule[0])):
+        raise ValueError(f"timestep must be below {count}, got {config.timestep}")
     encoded, size = _in_batches(images, images_at_once(config, images), model.encode)
     mean = _joined([mean for mean, _ in encoded])
     sampled = [std for _, std in encoded if std is not None and config.latent == "sample"]

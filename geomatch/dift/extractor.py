@@ -59,9 +59,10 @@ class DIFTExtractor:
     @cached_property
     def head(self) -> Head | None:
         """The projection head, when the configuration asks for one."""
-        file, head, wanted = head_file(self.config), self._stored_head, self.config.feature_settings()
-        if file is None or head is None:
+        file, wanted = head_file(self.config), self.config.feature_settings()
+        if file is None:
             return None
+        head = load_head(file)
         names = dict.fromkeys([*wanted, *head.settings])
         different = [name for name in names if head.settings.get(name) != wanted.get(name)]
         if different:
@@ -71,14 +72,9 @@ class DIFTExtractor:
             )
         return head
 
-    @cached_property
-    def _stored_head(self) -> Head | None:
-        file = head_file(self.config)
-        return None if file is None else load_head(file)
-
     @property
     def _distilled(self) -> bool:
-        return isinstance(self._stored_head, NetworkHead) and self._stored_head.distilled
+        return isinstance(self.head, NetworkHead) and self.head.distilled
 
     def load_networks(self) -> None:
         """Load networks and projection head now."""
@@ -140,7 +136,9 @@ class DIFTExtractor:
         """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
         if self._distilled:  # too small to gain by it
             return
-        self.model.expect(images, images * self.config.ensemble_size)
+        for runner, passes in ((self.model.encoder, 1), (self.model.part, self.config.ensemble_size)):
+            if runner is not None:
+                runner.coming = max(runner.coming, images * passes)
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
         """The same at another noise level, sharing the networks."""
@@ -247,17 +245,16 @@ class DIFTExtractor:
         for group in waiting.values():
             yield from self._maps_together(group)
 
+    @isolated()
     def _maps_together(
         self, group: Sequence[tuple[int, tuple[int, int], Tensor]]
-    ) -> Iterator[tuple[int, FeatureMap]]:
-        maps = self._maps(torch.cat([tensor for *_, tensor in group]))
-        for row, (place, size, _) in enumerate(group):
-            yield place, FeatureMap(tuple(layer[row] for layer in maps), size)
-
-    @isolated()
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        maps = self.activations(images)
-        return [self._map_head(maps)] if self._map_head else maps
+    ) -> list[tuple[int, FeatureMap]]:
+        maps = self.activations(torch.cat([tensor for *_, tensor in group]))
+        maps = [self._map_head(maps)] if self._map_head else maps
+        return [
+            (place, FeatureMap(tuple(layer[row] for layer in maps), size))
+            for row, (place, size, _) in enumerate(group)
+        ]
 
     @property
     def _metric(self) -> Metric:

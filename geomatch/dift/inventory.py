@@ -1,6 +1,6 @@
 """The known models on this machine: list and fetch them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from geomatch.dift.config import DIFTConfig
@@ -25,36 +25,28 @@ from geomatch.weights.sources import (
 _SUPERPOINT_SIZE = 5_200_000  # bytes, about: 1.3 million parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One model and the presets that use it."""
+def inventory() -> list[str]:
+    """What every known model is, whether its weights are here, and where they are looked for, in words.
 
-    name: str
-    presets: tuple[str, ...]
-    info: ModelInfo
-    looked_for: str
-    present: bool
-
-    def __str__(self) -> str:
-        size = f"{self.info.size / 1e9:.1f} GB" if self.info.size >= 1e8 else f"{self.info.size / 1e6:.1f} MB"
-        uses = f"\n  presets     {', '.join(self.presets)}" if self.presets else ""
-        return (
-            f"{self.name}{uses}\n  licence     {self.info.licence}\n  size        {size}, {self.info.source}"
-            f"\n  looked for  {self.looked_for}\n  present     {'yes' if self.present else 'no'}"
-        )
-
-
-def inventory() -> list[Entry]:
-    """Every known model, whether its weights are here, and where they are looked for; asks no network."""
+    Asks no network.
+    """
     entries, hub = [], hub_caches()[0]
     for name, info in MODELS.items():
-        users = tuple(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
+        users = ", ".join(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
         place = model_folder(name) if name in EMBEDDED else converted_folder(name)
         looked_for = str(place) if name in (*EMBEDDED, ADM) else f"{hub} (huggingface_hub)"
-        entries.append(Entry(name, users, info, looked_for, _is_present(name)))
+        entries.append(_entry(f"{name}\n  presets     {users}", info, looked_for, _is_present(name)))
     info = ModelInfo(SUPERPOINT_V6.licence, _SUPERPOINT_SIZE, SUPERPOINT_V6.url)
     path = cached_path(SUPERPOINT_V6.file_name)
-    return [*entries, Entry("superpoint", (), info, str(path), path.is_file())]
+    return [*entries, _entry("superpoint", info, str(path), path.is_file())]
+
+
+def _entry(title: str, info: ModelInfo, looked_for: str, present: bool) -> str:
+    size = f"{info.size / 1e9:.1f} GB" if info.size >= 1e8 else f"{info.size / 1e6:.1f} MB"
+    return (
+        f"{title}\n  licence     {info.licence}\n  size        {size}, {info.source}"
+        f"\n  looked for  {looked_for}\n  present     {'yes' if present else 'no'}"
+    )
 
 
 def fetch_weights(name: str, revision: str | None = None) -> list[Path]:

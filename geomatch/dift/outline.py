@@ -1,6 +1,6 @@
 """What a model is: its layers, and what its folder can be used for, without reading weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from geomatch.errors import GeomatchError
 from geomatch.isolation import isolated
 from geomatch.weights.checkpoint import fill_network
 from geomatch.weights.families import FAMILIES, Family, find_family
-from geomatch.weights.folders import family_of, find_weights, missing_files, network_folder, read_config
+from geomatch.weights.folders import family_of, missing_files, network_folder, read_config
 from geomatch.weights.prompt import cached_conditioning, missing_parts, pipeline_of
 
 _CELLS = 64
@@ -39,23 +39,33 @@ def list_layers(folder: Path) -> list[Layer]:
     """The layers of the model in a diffusers folder, in which only the configurations need to be."""
     family = family_of(folder)
     network, _, stride = _networks(family, folder)
+    text: dict[str, Tensor] = {}
     if family is None:
         from geomatch.dift.backends.pixel_unet import output_blocks
 
-        return _unet_layers(network, output_blocks(network), stride, {})
-    from geomatch.dift.backends.latent import named_layers
-    from geomatch.dift.backends.transformer import patch_of
+        numbered: Sequence[str] = output_blocks(network)
+    else:
+        from geomatch.dift.backends.latent import named_layers
+        from geomatch.dift.backends.transformer import patch_of
 
-    numbered, _ = named_layers(network, family)
-    if family.blocks:
-        side = stride * patch_of(family, network.config)
-        return [Layer(n, name, _width(network, name), side) for n, name in enumerate(numbered)]
-    config = network.config
-    text = {"prompt_embeds": torch.empty(1, 1, config.cross_attention_dim, device="meta")}
-    if config.addition_embed_type:
-        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        text["pooled"] = torch.empty(1, width, device="meta")
-    return _unet_layers(network, numbered, stride, text)
+        config, (numbered, _) = network.config, named_layers(network, family)
+        if family.blocks:
+            side = stride * patch_of(family, config)
+            return [Layer(n, name, _width(network, name), side) for n, name in enumerate(numbered)]
+        text["prompt_embeds"] = torch.empty(1, 1, config.cross_attention_dim, device="meta")
+        if config.addition_embed_type:
+            width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            text["pooled"] = torch.empty(1, width, device="meta")
+    names = list(known_layers(network))
+    latents = torch.empty(1, network.config.in_channels, _CELLS, _CELLS, device="meta")
+    maps = WantedPart(network.to("meta"), names)(
+        latents, torch.zeros(1, dtype=torch.int64, device="meta"), text
+    )
+    numbers = {name: number for number, name in enumerate(numbered)}
+    return [
+        Layer(numbers.get(name), name, found.shape[1], stride * _CELLS // found.shape[2])
+        for name, found in zip(names, maps, strict=True)
+    ]
 
 
 def _networks(family: Family | None, folder: Path) -> tuple[Any, Any, int]:
@@ -72,18 +82,6 @@ def _networks(family: Family | None, folder: Path) -> tuple[Any, Any, int]:
     vae, kind = empty_autoencoder(folder / "vae")
     channels, stride = latent_shape(vae, kind)
     return empty_denoiser(family, home, channels), vae, stride
-
-
-def _unet_layers(unet: Any, numbered: Sequence[str], side: int, text: Mapping[str, Tensor]) -> list[Layer]:
-    names = list(known_layers(unet))
-    part = WantedPart(unet.to("meta"), names)
-    latents = torch.empty(1, unet.config.in_channels, _CELLS, _CELLS, device="meta")
-    maps = part(latents, torch.zeros(1, dtype=torch.int64, device="meta"), text)
-    numbers = {name: number for number, name in enumerate(numbered)}
-    return [
-        Layer(numbers.get(name), name, found.shape[1], side * _CELLS // found.shape[2])
-        for name, found in zip(names, maps, strict=True)
-    ]
 
 
 def _width(network: nn.Module, name: str) -> int:
@@ -107,11 +105,6 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
     family = find_family(config, home / "config.json")
     name = next((name for name, one in FAMILIES.items() if one is family), "UNet in pixel space")
     found = [("model", f"{name} ({config['_class_name']})")]
-    for place in (home, *([folder / "vae"] if family else [])):
-        files = [path for path in find_weights(place) if path.is_file()]
-        size = sum(path.stat().st_size for path in files) / 1e9
-        more = f" and {len(files) - 1} more" if files[1:] else ""
-        found.append((place.name, f"{files[0].name}{more}, {size:.2f} GB" if files else "no weights"))
     found += [("missing", words) for words in lacking]
     usable = not lacking
     try:

@@ -60,8 +60,7 @@ def weights_at(url: str, licence: str) -> WeightsFile:
 
 
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
-# the authors publish no checksum
-SUPERPOINT_V6 = WeightsFile("superpoint_v6_from_tf.pth", _SUPERPOINT_URL, "MIT", None)
+SUPERPOINT_V6 = weights_at(_SUPERPOINT_URL, "MIT")
 
 
 def is_offline() -> bool:

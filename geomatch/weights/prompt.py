@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from geomatch.weights.download import check_file
 from geomatch.weights.families import CLIPS, Encoders, Family
 from geomatch.weights.folders import TEXT_STEMS, WHOLE, find_weights, network_folder, read_config
 from geomatch.weights.hub import hub_folder
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Conditioning = Mapping[str, NDArray[np.float32]]
 """Tensors by name, without a batch: ``prompt_embeds`` (tokens, D); where the family has them, ``pooled`` (P,)
@@ -89,28 +86,17 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
         ) from error
     import diffusers
 
+    from geomatch.weights.tensors import save_tensors
+
     for end in encoders:
         for file in (*folder.glob(f"text_encoder{end}/*"), *folder.glob(f"tokenizer{end}/*")):
             check_file(file)
     with reading(folder, "set of text encoders", WeightsError), _silent():
         tensors = _encoded(getattr(diffusers, name), encoders, family.encoded, folder, prompt)
-    store_conditioning(folder, prompt, tensors, fingerprint)
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def store_conditioning(
-    folder: Path, prompt: str, tensors: Mapping[str, "Tensor"], encoders: str | None
-) -> None:
-    """Put a prompt's encoding into the cache beside the weights, if that folder can be written to.
-
-    Where text encoders are there, too, it counts only if their fingerprint is the one given.
-    """
-    from geomatch.weights.tensors import save_tensors
-
-    path = _path(folder, prompt)
     with suppress(OSError):  # a read-only folder: it is computed again next time
         path.parent.mkdir(exist_ok=True)
-        save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(encoders)})
+        save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(fingerprint)})
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _encoded(

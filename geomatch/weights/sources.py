@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geomatch.errors import WeightsError
 from geomatch.places import cached_path, user_path
-from geomatch.weights.download import WeightsFile
+from geomatch.weights.download import weights_at
 from geomatch.weights.families import Family
 from geomatch.weights.folders import PLACES, SMALL, TEXT_STEMS, missing_files, network_folder, weight_patterns
 from geomatch.weights.hub import hub_folder, is_hub_id
@@ -16,8 +16,7 @@ from geomatch.weights.prompt import missing_parts, pipeline_of
 from geomatch.weights.single_files import SUFFIXES, single_file_folder
 
 EMBEDDED = ("dift-tiny",)  # models that come with the package
-# OpenAI publishes no checksum
-ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
+ADM_CHECKPOINT = weights_at(MODELS[ADM].source, MODELS[ADM].licence)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
 
 

@@ -192,9 +192,13 @@ def family_folder(name: str, folder: Path) -> Path:
     for part, config in zip(("transformer", "vae"), FAMILIES[name], strict=True):
         make_network(config, f"geomatch-{name}:{part}:").save_pretrained(folder / part)
     (folder / "model_index.json").write_text("{}")
-    from geomatch.weights.prompt import store_conditioning
+    from geomatch.weights.prompt import _path
+    from geomatch.weights.tensors import save_tensors
 
-    store_conditioning(folder, "", {name: tensor[0] for name, tensor in text_of(name).items()}, None)
+    tensors = {name: tensor[0].contiguous() for name, tensor in text_of(name).items()}
+    path = _path(folder, "")
+    path.parent.mkdir()
+    save_tensors(path, tensors, {"prompt": "", "text_encoder": "None"})
     return folder
 
 

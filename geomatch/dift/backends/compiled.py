@@ -30,7 +30,6 @@ class Runner:
     """Rows that have been announced."""
     seen: dict[torch.Size, int] = field(default_factory=dict)
     """Rows that have been run, by the shape of a batch."""
-    failed: bool = False
     compiled: Callable[..., tuple[Tensor, ...]] | None = None
 
     def __call__(self, batch: Tensor, *others: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -45,15 +44,13 @@ class Runner:
                 if is_out_of_memory(error):
                     raise
                 _log.info("the network is not compiled: %s", first_line(error))
-                self.failed = True
+                self.when = "off"
         outputs: tuple[Tensor, ...] = self.network(batch, *others)
         return outputs
 
     def _pays(self, batch: Tensor) -> bool:
-        if self.failed or self.when == "off":
-            return False
-        if self.when == "on":
-            return True
+        if self.when != "auto":
+            return self.when == "on"
         before = self.seen.get(batch.shape, 0)
         self.seen[batch.shape] = before + len(batch)
         return batch.device.type == "cuda" and before > 0 and max(before, self.coming) >= COMPILE_FROM

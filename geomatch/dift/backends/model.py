@@ -33,21 +33,8 @@ class DiffusionModel:
     text: Mapping[str, Tensor] | None = None  # one row of conditioning, by the names of `text_on`
     discarded: tuple[int, ...] = ()  # channels of the outputs that are set to 0
 
-    def expect(self, images: int, passes: int) -> None:
-        """Announce so many images, and rows for the UNet, after which compiled networks may pay."""
-        self.part.coming = max(self.part.coming, passes)
-        if self.encoder is not None:
-            self.encoder.coming = max(self.encoder.coming, images)
-
-    def check_timestep(self, timestep: int) -> None:
-        """Raise ValueError unless the schedule has that timestep."""
-        count = len(self.schedule[0])
-        if timestep >= count:
-            raise ValueError(f"timestep must be below {count}, got {timestep}")
-
     def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
         """The latents (B, C, h, w) as they are at a timestep: signal_t latents + noise_t noise."""
-        self.check_timestep(timestep)
         signal, strength = (float(table[timestep]) for table in self.schedule)
         return signal * latents + strength * noise
 
@@ -57,7 +44,6 @@ class DiffusionModel:
         Raises:
             ValueError: when a channel that is to be discarded is not there.
         """
-        self.check_timestep(timestep)
         latents = latents.to(self.device, next(self.network.parameters()).dtype)
         steps = torch.full((1,), timestep, dtype=torch.int64, device=self.device)
         found = self.part(latents, steps) if self.text is None else self.part(latents, steps, self.text)

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +22,13 @@ class DenseNetwork(nn.Module):
 
     A small U-Net (Ronneberger et al., 2015): maps join at the level of their stride, finer ones at the first;
     levels lead down to a stride of 16 pixels, or to that of the coarsest map, and up again. ``maps`` are
-    (channels, stride in pixels) of every layer, strides powers of two.
+    (channels, stride in pixels) of every layer; strides are powers of two, the least at most `STRIDE`.
     """
 
     def __init__(self, maps: Sequence[tuple[int, int]], width: int, dimension: int) -> None:
         super().__init__()
         self.maps = [(int(channels), int(stride)) for channels, stride in maps]
         self.width, self.dimension = int(width), int(dimension)
-        if any(stride < 1 or stride & (stride - 1) for _, stride in self.maps):
-            raise ValueError(f"strides must be powers of two, got {[stride for _, stride in self.maps]}")
         last = max(COARSEST, *(stride for _, stride in self.maps))
         self.strides = [STRIDE << k for k in range((last // STRIDE).bit_length())]
         self.scale = nn.ModuleList(norm(channels, affine=False) for channels, _ in self.maps)
@@ -52,14 +49,12 @@ class DenseNetwork(nn.Module):
             parts = joined[stride]
             if levels:
                 parts = [*parts, functional.avg_pool2d(levels[-1], 2, ceil_mode=True)]
-            elif not parts:  # no map is so fine
-                finest = min(stride for _, stride in self.maps)
-                parts = [_enlarged(part, finest // STRIDE) for part in joined[finest]]
             x = sum(parts[1:], parts[0])
             levels.append(x + block(x))
         x = levels[-1]
         for level, block in zip(reversed(levels[:-1]), reversed(self.up), strict=True):
-            x = level + _enlarged(x, 2)[..., : level.shape[2], : level.shape[3]]
+            x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = level + x[..., : level.shape[2], : level.shape[3]]
             x = x + block(x)
         return functional.normalize(self.last(x), dim=1)
 
@@ -67,18 +62,10 @@ class DenseNetwork(nn.Module):
         """A copy there, always float32 as the maps are, its normalisations folded."""
         network = copy.deepcopy(self)
         for block in (*network.join, *network.down, *network.up, network.last):
-            for place in range(0, len(block), 3):
-                fold(block, place)
+            for place in range(0, len(block), 3):  # those before one would shift what is padded
+                block[place] = fuse_conv_bn_eval(block[place], block[place + 1])
+                block[place + 1] = nn.Identity()
         return network.to(device)
-
-
-def fold(block: Any, place: int) -> None:
-    """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
-    block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
-
-
-def _enlarged(x: Tensor, factor: int) -> Tensor:
-    return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def _joining(channels: int, stride: int, width: int) -> nn.Sequential:
