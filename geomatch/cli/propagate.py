@@ -71,7 +71,7 @@ def propagate(
     prepared = prepare_edit(edit, source, pipeline, given["max_points"], given["seed"])
     make_out(out)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
-    rows = []
+    rows: list[dict[str, Any]] = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
         try:
             found = carry_edit(prepared, target)
