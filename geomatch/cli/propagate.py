@@ -1,7 +1,6 @@
 """``geomatch propagate``."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,8 @@ RECORD = "propagation.json"
                  help="Keypoints or pixels below the edit."),
     click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
                  help="Refine by Lucas-Kanade to a fraction of a pixel."),
-    click.option("--seed", type=int, default=0, show_default=True,
-                 help="Random seed of the pixels drawn and of the descriptor's noise."),
 )  # fmt: skip
-@descriptor_options(leave_out=("--seed",))
+@descriptor_options()
 def propagate(
     edit: Path, source: Path, targets: tuple[Path, ...], out: Path, descriptor: str, given: dict[str, Any]
 ) -> int:
@@ -63,15 +60,16 @@ def propagate(
     from geomatch.provenance import record, versions
     from geomatch.types import EstimationFailure
 
-    extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=given["seed"]))
+    extractor = cached_extractor(changed_config(dift_config(descriptor)))
+    seed = extractor.config.seed  # of the pixels drawn, too
     if given["threshold"] is None:
         given["threshold"] = DENSE_THRESHOLD if extractor.traits.dense else 3.0
     named = {name: given[name] for name in ("estimator", "threshold", "refine_homography")}
     pipeline = Pipeline(descriptor=extractor, **named)
-    prepared = prepare_edit(edit, source, pipeline, given["max_points"], given["seed"])
+    prepared = prepare_edit(edit, source, pipeline, given["max_points"], seed)
     make_out(out)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
-    rows = []
+    rows: list[dict[str, Any]] = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
         try:
             found = carry_edit(prepared, target)
@@ -96,7 +94,8 @@ def propagate(
         "source": str(source),
         "descriptor": record(extractor),
         "estimator": record(pipeline.parts.estimator),
-        **{name: given[name] for name in ("max_points", "seed", "refine_homography")},
+        "seed": seed,
+        **{name: given[name] for name in ("max_points", "refine_homography")},
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}
     write_whole(out / RECORD, json.dumps(content, indent=2, allow_nan=False) + "\n")

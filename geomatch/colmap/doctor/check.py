@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -31,6 +31,8 @@ _TWO_FOCAL_LENGTHS = {1, 4, 5, 6, 7, 10, 11, 13, 15, 16}
 _EQUIRECTANGULAR = 17
 _Sizes = dict[int, tuple[int, int] | None]
 """(width, height) of every camera's images; None when it makes no sense."""
+_Problem = tuple[Severity, str, str]
+"""Severity, subject and text."""
 _SHOWN = 3
 """Cases of a problem that are named."""
 _MIN_INLIERS = 15
@@ -68,10 +70,13 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
     """
     if images is not None and not images.is_dir():
         raise GeomatchError(f"{images}: no such folder of images")
-    problems: dict[tuple[Severity, str, str], list[str]] = {}
+    number, first = Counter[_Problem](), defaultdict[_Problem, list[str]](list)
 
     def tell(subject: str, severity: Severity, text: str, case: str = "") -> None:
-        problems.setdefault((severity, subject, text), []).append(case)
+        problem = severity, subject, text
+        number[problem] += 1
+        if number[problem] <= _SHOWN:
+            first[problem].append(case)
 
     configs: dict[int, int] = {}
     with opened(path) as connection:
@@ -96,19 +101,19 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
         "inlier matches": sum(edge.matches for edge in verified),
         **{f"pairs {name}": configs[n] for n, name in enumerate(CONFIGURATIONS) if n in configs},
     }  # fmt: skip
-    findings = [_finding(*problem, cases) for problem, cases in problems.items()]
+    findings = [_finding(*problem, count, first[problem]) for problem, count in number.items()]
     severities = ["error", "warning", "note"]
     return CheckReport(counts, tuple(sorted(findings, key=lambda one: severities.index(one.severity))))
 
 
-def _finding(severity: Severity, subject: str, text: str, cases: list[str]) -> Finding:
+def _finding(severity: Severity, subject: str, text: str, count: int, first: list[str]) -> Finding:
     if not subject:
         return Finding(severity, text)
     noun, *where = subject.split()
-    what = " ".join([noun if len(cases) == 1 else noun + "s", *where])
-    named = "; ".join(cases[:_SHOWN] + ["..."] * (len(cases) > _SHOWN))
+    what = " ".join([noun if count == 1 else noun + "s", *where])
+    named = "; ".join([*first, "..."] if count > len(first) else first)
     named = "".join(letter if letter.isprintable() else "?" for letter in named)
-    return Finding(severity, f"{len(cases)} {what} ({named}): {text}")
+    return Finding(severity, f"{count} {what} ({named}): {text}")
 
 
 def format_report(report: CheckReport) -> str:
