@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cv2
@@ -91,7 +90,12 @@ class Feature2D:
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""
-        return self._dimension
+        dimension: int | None = getattr(self.describer, "dimension", None)
+        if dimension is not None:
+            return dimension
+        blank = Image(np.zeros((64, 64, 3), np.uint8), "blank")
+        middle = Features(np.full((1, 2), 32, np.float32), np.ones(1, np.float32), (64, 64))
+        return int(_rows(self.describer, blank, middle).shape[1])
 
     def descriptorType(self) -> int:
         """``cv2.CV_32F``."""
@@ -135,15 +139,6 @@ class Feature2D:
             kept.sort(key=lambda index: -found[index].response)
             kept = kept[: self.nfeatures]
         return tuple(found[index] for index in kept), None if rows is None else rows[kept]
-
-    @cached_property
-    def _dimension(self) -> int:
-        dimension: int | None = getattr(self.describer, "dimension", None)
-        if dimension is not None:
-            return dimension
-        blank = Image(np.zeros((64, 64, 3), np.uint8), "blank")
-        middle = Features(np.full((1, 2), 32, np.float32), np.ones(1, np.float32), (64, 64))
-        return int(_rows(self.describer, blank, middle).shape[1])
 
     def _source(self) -> Detector | cv2.Feature2D:
         if not isinstance(self.detector, cv2.Feature2D) and not hasattr(self.detector, "detect"):
