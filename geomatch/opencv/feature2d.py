@@ -142,10 +142,7 @@ class Feature2D:
 
     def _source(self) -> Detector | cv2.Feature2D:
         if not isinstance(self.detector, cv2.Feature2D) and not hasattr(self.detector, "detect"):
-            try:
-                return self.detector()
-            except cv2.error as error:
-                raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
+            return self.detector()
         return self.detector
 
 
