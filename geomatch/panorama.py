@@ -235,7 +235,7 @@ def _points_alone(points: Matrix, size: tuple[int, int], index: int) -> Any:
     # on OpenCV 4 a fresh object crashes when its descriptors are set: let a detector make it
     made = _detail.computeImageFeatures2(cv2.ORB_create(), np.zeros((32, 32), np.uint8))  # type: ignore[attr-defined]
     made.keypoints = tuple(cv2.KeyPoint(x, y, 1) for x, y in points.tolist())
-    made.descriptors = cv2.UMat(points.astype(np.float32))
+    made.descriptors = cv2.UMat(points.astype(np.float32))  # type: ignore[call-overload]
     made.img_size, made.img_idx = size, index
     return made
 
