@@ -1,14 +1,14 @@
 """Two images, from file to result."""
 
+import os
 from dataclasses import asdict, replace
-from os import PathLike
 from pathlib import Path
 
 from geomatch.describers import Describer
 from geomatch.dift import DIFTConfig
 from geomatch.estimators import Estimator
 from geomatch.estimators.models import Model
-from geomatch.images import CONVERSION, Conversion, Image, ImageFile, ImageLike, load_image
+from geomatch.images import CONVERSION, READING, Conversion, Image, ImageFile, ImageLike, Reading, load_image
 from geomatch.keypoints import Detector
 from geomatch.large import are_large, relate_large
 from geomatch.matchers import Matcher
@@ -66,30 +66,29 @@ def match(
         detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,
         threshold, refine_keypoints, refine_homography, effort,
     )  # fmt: skip
-    sources = [
-        ImageFile(Path(image), apply_exif=apply_exif, conversion=conversion)
-        if isinstance(image, str | PathLike)
+    reading = Reading(apply_exif, conversion)
+    one, two = (
+        reading.file(Path(image), os.fspath(image))
+        if isinstance(image, str | os.PathLike)
         else load_image(image, apply_exif=apply_exif, conversion=conversion)
         for image in (image0, image1)
-    ]
-    return _read_so(match_pair(pipeline, sources[0], sources[1]), apply_exif, conversion)
+    )
+    return match_pair(pipeline, one, two, reading)
 
 
-def match_pair(pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image) -> MatchResult:
-    """`match` with options that are made already."""
+def match_pair(
+    pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image, reading: Reading = READING
+) -> MatchResult:
+    """`match` with options that are made already; settings say by which ``reading`` files became images."""
     files = [one for one in (image0, image1) if isinstance(one, ImageFile)]
     if len(files) == 2 and are_large(pipeline, *files):
-        return _read_so(relate_large(pipeline, files[0], files[1]), files[0].apply_exif, files[0].conversion)
-    seconds: dict[str, float] = {}
-    with timed(seconds, "read"):
-        images = [one.load() if isinstance(one, ImageFile) else one for one in (image0, image1)]
-    pipeline.model_of(images)  # what is wrong with it is told before the work
-    one, two = pipeline.describe(images, seconds)
-    result = relate(pipeline, one, two, seconds)
-    return _read_so(result, files[0].apply_exif, files[0].conversion) if files else result
-
-
-def _read_so(result: MatchResult, apply_exif: bool, conversion: Conversion) -> MatchResult:
-    """The result, whose settings say how files became images."""
-    reading = {"apply_exif": apply_exif, "conversion": asdict(conversion)}
-    return replace(result, settings={**result.settings, **reading})
+        result = relate_large(pipeline, files[0], files[1])
+    else:
+        seconds: dict[str, float] = {}
+        with timed(seconds, "read"):
+            images = [one.load() if isinstance(one, ImageFile) else one for one in (image0, image1)]
+        pipeline.model_of(images)  # what is wrong with it is told before the work
+        one, two = pipeline.describe(images, seconds)
+        result = relate(pipeline, one, two, seconds)
+    told = {"apply_exif": reading.apply_exif, "conversion": asdict(reading.conversion)}
+    return replace(result, settings={**result.settings, **told})

@@ -172,7 +172,6 @@ def test_public_functions_have_few_parameters() -> None:
             every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             counts[name] = len([one for one in every if one.arg not in ("self", "cls")])
     del counts["geomatch.pairs.match"]
-    del counts["geomatch.opencv.create.DIFT_create"]  # six are OpenCV's of SIFT
     assert not {name: count for name, count in counts.items() if count > MOST_PARAMETERS}
 
 

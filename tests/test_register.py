@@ -491,7 +491,13 @@ def test_the_commands(
 ) -> None:
     out = tmp_path / "out"
     code, told, _ = run(
-        "register", folder / "reference.png", folder / "e*.png", "--out", out, "--geometry", "auto"
+        "register",
+        folder / "reference.png",
+        *sorted(folder.glob("e*.png")),
+        "--out",
+        out,
+        "--geometry",
+        "auto",
     )
     assert code == 0
     assert "registered  1 of 1" in told

@@ -217,7 +217,7 @@ def match(
     reading.masks.check([path.name for path in images])
     found = [reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
-    result = match_pair(pipeline(), one, two)
+    result = match_pair(pipeline(), one, two, reading)
     written = save_result(result, out) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))

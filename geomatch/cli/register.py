@@ -1,6 +1,5 @@
 """``geomatch register``."""
 
-import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,6 @@ if TYPE_CHECKING:
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
     from geomatch.registration.register import Registration
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """The files of a pattern that the shell left alone, or what was given."""
-    found = [] if pattern.exists() else sorted(glob.glob(str(pattern), recursive=True))
-    return list(map(Path, found)) or [pattern]
 
 
 @click.command()
@@ -75,14 +68,13 @@ def register(
     from geomatch.registration.stack import register_sequence
 
     make_out(out)
-    given = [path for pattern in images for path in _matching(pattern)]
     told: Any = {"pipeline": pipeline(), "reading": reading, "output": Output(**output)}
     if pair_list is not None:
         done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
     elif sequence:
-        done = register_sequence(given, out, **told)
+        done = register_sequence(images, out, **told)
     else:
-        done = run(given[0], given[1:], out, **told)
+        done = run(images[0], images[1:], out, **told)
     return _told(done, out, output["pages"])
 
 
