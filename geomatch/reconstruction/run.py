@@ -75,7 +75,7 @@ def reconstruct(
     if out.resolve() == images.resolve():
         raise GeomatchError(f"{out} is the folder of images; give another one for the results")
     folder = find_images(images, out, extraction.masks)
-    image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
+    image_sizes(images, folder.names, cameras)  # better now than after the matching
     seconds: dict[str, float] = {}
     with _unfinished(out) as work, context.started() as started:
         run = replace(started, store=context.store_at(out / "store"))
