@@ -173,7 +173,7 @@ def test_what_cannot_be_written_is_said_before_the_matching(
         (["out.db", "--camera-params", "-1,2,3,4"], "focal lengths must be positive"),
         (["out.db", "--camera-mode", "single"], "images of one camera must be of one size"),
         (["there.db", "--format", "hloc"], "exists already"),
-        (["out", "--format", "text", "--extend"], "--extend is for databases only"),
+        (["out", "--format", "text", "--extend"], "--extend has no effect on text files"),
     ):
         target, *options = arguments
         assert main(["colmap", "export", str(scene.folder), str(tmp_path / target), *options]) == 2

@@ -1,15 +1,16 @@
 """Options of the commands that match a folder, and what they tell of it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geomatch.cli.match import MATCHING, descriptor_config
-from geomatch.cli.options import MASKS, Option, bundled
+from geomatch.cli.options import MASKS, Option, bundled, refuse_given
 
 if TYPE_CHECKING:
-    from geomatch.collection import CollectionResult
+    from geomatch.collection import CollectionResult, Correspondences
     from geomatch.colmap import Cameras
 
 
@@ -61,14 +62,67 @@ CAMERAS = (
                  help="COLMAP's name; focal lengths come from EXIF where it has them."),
     click.option("--camera-params", metavar="F,CX,CY,...", default="",
                  help="Known parameters, in COLMAP's order and pixels."),
+    click.option("--cameras", "cameras_file", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Known cameras instead: a COLMAP model or its cameras.txt, by image name or size."),
 )  # fmt: skip
+CAMERA_NAMES = ("camera_mode", "camera_model", "camera_params", "cameras_file")
 
 
-def cameras_of(camera_mode: str, camera_model: str, camera_params: str) -> "Cameras":
+def cameras_of(
+    camera_mode: str, camera_model: str, camera_params: str, cameras_file: Path | None
+) -> "Cameras":
     """The cameras of new images."""
     from geomatch.colmap import Cameras
 
-    return Cameras(camera_mode, camera_model, camera_params)  # type: ignore[arg-type]
+    if cameras_file:
+        refuse_given(click.get_current_context(), CAMERA_NAMES[:3], "with --cameras, which has them")
+    return Cameras(camera_mode, camera_model, camera_params, cameras_file)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Keypoints and matches of another program, as the command line names them; false without any."""
+
+    path: Path | None
+    features: Path | None
+    matches: Path | None
+
+    def __bool__(self) -> bool:
+        return bool(self.path or self.features or self.matches)
+
+    @property
+    def database(self) -> Path | None:
+        """The database that it is, if it is one."""
+        from geomatch.colmap.formats.convert import is_database
+
+        return self.path if self.path and is_database(self.path) else None
+
+    def read(self, images: Path) -> "Correspondences":
+        """Keypoints and matches, for the folder of images."""
+        from geomatch.colmap import read_correspondences
+
+        return read_correspondences(self.path or Path(), images, self.features, self.matches)
+
+    def check(self, context: click.Context, copied: bool) -> None:
+        """Refuse options of matching, which have no effect; if a database is ``copied``, of cameras, too."""
+        names = {*_collection.__annotations__, "store"}
+        names |= {str(option.name) for option in context.command.params if "dift_" in str(option.name)}
+        if context.params["verification"] != "geomatch":
+            names |= {"engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker"}
+        refuse_given(context, names, "on keypoints and matches that are there (--from)")
+        if copied:
+            refuse_given(context, CAMERA_NAMES, "on a database, which has its cameras (--from)")
+
+
+source_options = bundled(
+    "source", Source,
+    click.option("--from", "path", type=click.Path(path_type=Path), metavar="PATH",
+                 help="Keypoints and matches of another program instead: a database, features.h5 of hloc or "
+                      "deep-image-matching, or a folder that `colmap export --format` wrote."),
+    click.option("--features", type=click.Path(path_type=Path), metavar="FILE",
+                 help="h5 file of features of another name, in the folder PATH or anywhere."),
+    click.option("--matches", type=click.Path(path_type=Path), metavar="FILE", help="That of matches."),
+)  # fmt: skip
 
 
 def geometry(*verifications: str) -> tuple[Option, Option]:

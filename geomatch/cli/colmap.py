@@ -6,19 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.collection import CAMERAS, cameras_of, collection_options, geometry, tell, tell_remade
+from geomatch.cli.collection import (
+    CAMERA_NAMES,
+    CAMERAS,
+    Source,
+    cameras_of,
+    collection_options,
+    geometry,
+    source_options,
+    tell,
+    tell_remade,
+)
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, descriptor_options, run_options
+from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
 
 
 def _writing(
-    camera_mode: str, camera_model: str, camera_params: str, verification: str, seed: int
-) -> dict[str, Any]:
+    camera_mode: str, camera_model: str, camera_params: str, cameras_file: Path | None,
+    verification: str, seed: int,
+) -> dict[str, Any]:  # fmt: skip
     """How `geomatch.colmap.export_database` is called."""
-    cameras = cameras_of(camera_mode, camera_model, camera_params)
+    cameras = cameras_of(camera_mode, camera_model, camera_params, cameras_file)
     return {"cameras": cameras, "verification": verification, "seed": seed}
 
 
@@ -32,9 +43,7 @@ def colmap() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["database", "text", "hloc", "npz"]), default="database",
               show_default=True, help="What TARGET becomes: a file, else a folder.")  # fmt: skip
-@click.option("--from", "source", type=click.Path(path_type=Path), metavar="PATH",
-              help="Keypoints and matches of another program instead: a database, features.h5 of hloc, "
-                   "or a folder that --format wrote.")  # fmt: skip
+@source_options
 @click.option("--extend", is_flag=True, help="Add to a database that exists.")
 @collection_options
 @run_options("geomatch-store beside TARGET")
@@ -44,7 +53,7 @@ def export(
     images: Path,
     target: Path,
     form: str,
-    source: Path | None,
+    source: Source,
     extend: bool,
     collection: dict[str, Any],
     context: "RunContext",
@@ -55,27 +64,41 @@ def export(
     Exit code 1: an image or a pair could not be used.
     """
     from geomatch.collection import find_images, match_collection
-    from geomatch.colmap import export_database, read_correspondences, write_correspondences
+    from geomatch.colmap import copy_database, export_database, write_correspondences
     from geomatch.colmap.cameras import check_cameras, image_sizes
-    from geomatch.colmap.formats.convert import UNREADABLE
+    from geomatch.colmap.formats.convert import UNREADABLE, check_names
+    from geomatch.colmap.sqlite import beyond_correspondences
     from geomatch.colmap.target import check_target
     from geomatch.errors import GeomatchError
 
     # everything is checked before the matching, which takes long
-    if extend and form != "database":
-        raise click.UsageError("--extend is for databases only")
+    cameras, copied = writing["cameras"], source.database if form == "database" and not extend else None
+    if source:
+        source.check(click.get_current_context(), copied is not None)
     if form == "database":
         check_target(target, extend)
-        check_cameras(writing["cameras"])
-    elif target.exists() and (target.is_file() or any(target.iterdir())):
-        raise GeomatchError(f"{target} exists already; give another name")
+        check_cameras(cameras)
+    else:
+        names = ("extend", "verification", "seed", *CAMERA_NAMES)
+        refuse_given(click.get_current_context(), names, f"on {form} files: --format database")
+        if target.exists() and (target.is_file() or any(target.iterdir())):
+            raise GeomatchError(f"{target} exists already; give another name")
     remade: list[str] = []
+    if copied:
+        del writing["cameras"]
+        click.echo(copy_database(copied, target, images, **writing, context=context).text())
+        click.echo(f"wrote       {click.format_filename(target)}")
+        return FOUND
     if source:
-        found, failed = read_correspondences(source, images), False
+        found, failed = source.read(images), False
         context = replace(context, store=None)
+        if source.database and (lost := beyond_correspondences(source.database)):
+            click.echo(f"skipped     {lost}: only keypoints and matches are taken")
     else:
         folder = find_images(images, None, collection["extraction"].masks)
-        image_sizes(images, folder.names, writing["cameras"].mode)
+        image_sizes(images, folder.names, cameras)
+        if form != "database":
+            check_names(folder.names, form)  # type: ignore[arg-type]
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection, context=context)
         found, remade = result.correspondences, result.remade

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
@@ -38,6 +39,13 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
         return cast(Command, wrapped)
 
     return decorate
+
+
+def refuse_given(context: click.Context, names: Collection[str], why: str) -> None:
+    """Raise `UsageError` when one of these options, by names of parameters, was given without effect."""
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option.opts[0]} has no effect {why}")
 
 
 _ENGINE = (

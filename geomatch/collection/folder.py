@@ -1,5 +1,7 @@
 """The images of a folder, by the names that COLMAP gives them, and what each is: checksum, size, position."""
 
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +13,7 @@ from geomatch.errors import ImageError, first_line
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, ImageFile, Masks, Reading, open_image, raw_size
 
 UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that COLMAP cannot read
+_log = logging.getLogger(__name__)
 _BLOCK = 32
 _GPS = 0x8825
 _LATITUDE, _LONGITUDE = (1, 2), (3, 4)
@@ -34,7 +37,7 @@ class ImageFolder:
 
     root: Path
     names: tuple[str, ...]
-    """Paths below the root with ``/``, sorted as COLMAP numbers them."""
+    """Paths below the root with ``/``, sorted."""
     skipped: Mapping[str, str]
     """Files that look like images but cannot be used, and why."""
 
@@ -46,18 +49,24 @@ class ImageFolder:
 def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS) -> ImageFolder:
     """Find the images below a folder, without hidden files and folders, masks, and those below ``exclude``.
 
+    Links to folders are followed. With ``masks.folder``, other folders named ``masks`` are left out, too.
+
     Raises ImageError when there is no folder or no image in it.
     """
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
     left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {root.resolve()}
-    for path in root.rglob("*"):
+    other_masks = set()
+    for path in _files(root):
         below = path.relative_to(root)
         if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE:
             continue
         hidden = any(part.startswith(".") for part in below.parts)
         if hidden or (left_out and not left_out.isdisjoint(path.resolve().parents)):
+            continue
+        if masks.folder and "masks" in below.parts[:-1]:
+            other_masks.add(below.parent.as_posix())
             continue
         name = below.as_posix()
         reason = _unusable(path, name)
@@ -65,11 +74,27 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
             skipped[name.encode(errors="replace").decode()] = reason
         else:
             names.append(name)
+    if other_masks:
+        _log.warning("%s: not taken for images, as masks are given: %s", root, ", ".join(sorted(other_masks)))
     if not names:
         raise ImageError(f"{root}: no images there ({', '.join(sorted(IMAGE_SUFFIXES - UNREADABLE))})")
     if masks.folder and masks.folder.resolve() == root.resolve():
         names = [name for name in names if name.removesuffix(".png") == name or name[:-4] not in names]
     return ImageFolder(root, tuple(sorted(names)), skipped)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files below, each folder once, so that links in circles end; by its own name, if that is below."""
+    top, seen = root.resolve(), set[Path]()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        path = Path(folder)
+        real = path.resolve()
+        if real in seen or (path != root and path.is_symlink() and real.is_relative_to(top)):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (path / name for name in files)
 
 
 def _unusable(path: Path, name: str) -> str:

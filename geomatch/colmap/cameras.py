@@ -1,17 +1,21 @@
 """Cameras and images of a database, made by COLMAP from the files."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
-from geomatch.cameras import check_model, check_params, pycolmap
+from geomatch.cameras import camera_of, check_model, check_params, pycolmap
 from geomatch.collection.correspondences import check_name
+from geomatch.colmap.known_cameras import assign_cameras, known_camera, read_known_cameras
 from geomatch.colmap.library import database
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
-from geomatch.images import raw_size
+from geomatch.images import open_image, raw_size
 
 CameraMode = Literal["auto", "single", "per-folder", "per-image"]
+_EXIF, _MAKE, _MODEL, _FOCAL, _FOCAL_35 = 0x8769, 0x010F, 0x0110, 0x920A, 0xA405
+_NOTHING = ("",) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +23,26 @@ class Cameras:
     """The cameras that images are given in a database."""
 
     mode: CameraMode = "auto"
-    """Which images share a camera; ``auto`` leaves it to COLMAP, by the images' EXIF data."""
+    """Which images share a camera; ``auto``: those of one size whose EXIF data, as far as they go, name one
+    make, model and focal length."""
     model: str = "SIMPLE_RADIAL"
     """COLMAP's name of the model; the focal length comes from EXIF where it is there."""
     params: str = ""
     """Known parameters instead: numbers separated by commas, in pixels and COLMAP's order."""
+    file: Path | None = None
+    """Known cameras instead of all these: the folder of a COLMAP model, or its ``cameras.txt``. An image that
+    the model has by name gets its camera there, any other the only one of its size."""
 
 
 CAMERAS = Cameras()
 
 
 def check_cameras(cameras: Cameras) -> None:
-    """Raise `GeomatchError` unless COLMAP has the camera model, and parameters, if given, fit it."""
+    """Raise `GeomatchError` unless COLMAP has the model, and parameters or file, if given, make sense."""
+    if cameras.file is not None:
+        if cameras != Cameras(file=cameras.file):
+            raise GeomatchError(f"{cameras.file} has the cameras; leave out mode, model and parameters")
+        read_known_cameras(cameras.file)
     check_model(cameras.model)
     if not cameras.params:
         return
@@ -42,9 +54,12 @@ def check_cameras(cameras: Cameras) -> None:
 
 
 def image_sizes(
-    images: Path, names: Iterable[str], mode: CameraMode
+    images: Path, names: Iterable[str], cameras: Cameras
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """(width, height) of a folder's images, in COLMAP's order, and the reasons for those not readable."""
+    """(width, height) of a folder's images, in COLMAP's order, and the reasons for those not readable.
+
+    Raises what `import_images` would: images that cannot share a camera, or for which none is known.
+    """
     sizes: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     shared: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -55,49 +70,87 @@ def image_sizes(
         except ImageError as error:
             skipped[name] = first_line(error)
             continue
-        first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
+        first, size = shared.setdefault(_together(name, cameras.mode) or name, (name, sizes[name]))
         if size != sizes[name]:
             text = f"{first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x{sizes[name][1]}"
             raise FeaturesError(f"{text}; images of one camera must be of one size: use auto or per-image")
+        if "FISHEYE" in cameras.model and not cameras.params and camera_of(images / name, size) is None:
+            text = (
+                f"{cameras.model}: the focal length is missing, EXIF data of {name} have none; COLMAP's guess"
+            )
+            raise GeomatchError(f"{text} fits no fisheye lens: give --camera-params or --cameras")
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
+    if cameras.file:
+        assign_cameras(cameras.file, sizes)
     return sizes, skipped
 
 
-def import_images(path: Path, images: Path, names: Sequence[str], cameras: Cameras) -> None:
-    """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read."""
-    mode, library = cameras.mode, pycolmap()
-    sharing = getattr(library.CameraMode, mode.replace("-", "_").upper())
+def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]], cameras: Cameras) -> None:
+    """Add the images that the database ``path`` lacks, to cameras of like images there where they share one.
+
+    COLMAP leaves out silently what it cannot read.
+    """
+    library, mode = pycolmap(), cameras.mode
+    known = assign_cameras(cameras.file, sizes) if cameras.file else {}
     with database(str(path)) as opened:
-        present = {image.name: image.camera_id for image in opened.read_all_images()}
-    shared: dict[str, set[int]] = {}
-    for name, camera_id in present.items():
-        shared.setdefault(_sharing(name, mode), set()).add(camera_id)
-    groups: dict[int | None, list[str]] = {}
-    for name in names:
-        if name in present:
-            continue
-        own = shared.get(_sharing(name, mode), set())
-        if len(own) > 1:
-            text = f"camera mode {mode}: images that share one with {name} have {len(own)} in the database"
-            raise GeomatchError(text + "; use 'auto' or 'per-image'")
-        groups.setdefault(next(iter(own), None), []).append(name)
-    for camera_id, members in groups.items():
+        stored = {camera.camera_id: camera for camera in opened.read_all_cameras()}
+        present = {image.name: stored[image.camera_id] for image in opened.read_all_images()}
+
+    def like(name: str, size: tuple[int, int]) -> Any:
+        return (size, *_exif(images / name)) if mode == "auto" else _together(name, mode)
+
+    shared, groups = defaultdict[Any, dict[int, Any]](dict), defaultdict[Any, list[str]](list)
+    for name, camera in present.items():
+        key = known_camera(camera) if known else like(name, (camera.width, camera.height))
+        shared[key][camera.camera_id] = camera
+    for name in [name for name in sizes if name not in present]:
+        groups[known.get(name) or like(name, sizes[name])].append(name)
+    for key, members in groups.items():
+        model, params, own = cameras.model, cameras.params, shared[key]
+        if known:
+            model, params = key.model, ",".join(map(repr, key.params))
+        elif mode == "auto" and own:  # join one that is as a new one would be
+            state = model, bool(params) or camera_of(images / members[0], key[0]) is not None
+            own = {n: camera for n, camera in own.items() if _state(camera, params) == state}
+            own = own if len(own) == 1 else {}
+        elif len(own) > 1:
+            text = f"camera mode {mode}: images that share one with {members[0]} have {len(own)}"
+            raise GeomatchError(f"{text} in the database; use 'auto' or 'per-image'")
         options = library.ImageReaderOptions()
-        options.camera_model, options.camera_params = cameras.model, cameras.params
-        if camera_id is not None:
-            options.existing_camera_id = camera_id
+        options.camera_model, options.camera_params = model, params
+        if own:
+            options.existing_camera_id = min(own)
+        # group by group: for folders COLMAP itself ignores existing_camera_id
+        sharing = library.CameraMode.PER_IMAGE if key is None else library.CameraMode.SINGLE
         try:
-            library.import_images(
-                str(path), str(images), camera_mode=sharing, image_names=members, options=options
-            )
+            library.import_images(str(path), str(images), sharing, members, options)
         except (RuntimeError, ValueError) as error:
-            text = f"COLMAP cannot make {cameras.model} cameras with parameters {cameras.params!r}"
-            raise GeomatchError(f"{text} ({first_line(error)})") from error
+            text = f"COLMAP cannot make {model} cameras with parameters {params!r} ({first_line(error)})"
+            raise GeomatchError(text) from error
 
 
-def _sharing(name: str, mode: CameraMode) -> str:
-    """What images of one camera have in common: for ``auto`` and ``per-image``, nothing but the name."""
-    if mode == "single":
-        return ""
-    return str(PurePosixPath(name).parent) if mode == "per-folder" else name
+def _state(camera: Any, params: str) -> tuple[str, bool] | None:
+    """Its model and whether its focal length is known; None if it has not the ``params`` that are given."""
+    if params and [float(value) for value in params.split(",")] != list(camera.params):
+        return None
+    return camera.model_name, camera.has_prior_focal_length
+
+
+def _together(name: str, mode: CameraMode) -> str | None:
+    """What the names of images of one camera have in common; None where names say nothing."""
+    return {"single": "/", "per-folder": str(PurePosixPath(name).parent)}.get(mode)
+
+
+def _exif(path: Path) -> tuple[str, ...]:
+    """Make, model and focal lengths as far as EXIF data tell."""
+    try:
+        with open_image(path) as picture:
+            if "exif" not in picture.info and picture.format != "TIFF":
+                return _NOTHING  # Pillow would decode all of a PNG to look behind the pixels
+            tags = picture.getexif()
+            inner = tags.get_ifd(_EXIF)
+    except Exception:  # damaged tags are as good as none
+        return _NOTHING
+    found = (tags.get(_MAKE), tags.get(_MODEL), inner.get(_FOCAL), inner.get(_FOCAL_35))
+    return tuple(str(value or "").strip("\0 ") for value in found)

@@ -16,6 +16,8 @@ CONFIGURATIONS = (
     "watermark", "multiple", "calibrated rig",
 )  # fmt: skip
 """Configurations of a two-view geometry, by COLMAP's number."""
+DIAMETER = 2.0
+"""`Features.scales` are diameters, as of ``cv2.KeyPoint``; COLMAP's scale is SIFT's sigma, half of it."""
 _SHIFT = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
 _UNSHIFT = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 
@@ -32,6 +34,18 @@ def to_colmap(keypoints: NDArray[Any]) -> NDArray[np.float32]:
 def from_colmap(keypoints: NDArray[Any]) -> NDArray[np.float32]:
     """(N, 2) points of COLMAP in our coordinates."""
     return (np.asarray(keypoints, np.float64) - 0.5).astype(np.float32)
+
+
+def shapes_from_colmap(rows: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """`Features.scales` and `orientations` of a database's keypoints (N, 2, 4 or 6); None where it has none.
+
+    Affine shapes have COLMAP's means (``FeatureKeypoint::ComputeScale``, ``ComputeOrientation``).
+    """
+    scales, angles = rows[:, 2:4].T if rows.shape[1] == 4 else (np.zeros(len(rows)), np.zeros(len(rows)))
+    if rows.shape[1] == 6:
+        a11, a12, a21, a22 = rows[:, 2:].T
+        scales, angles = (np.hypot(a11, a21) + np.hypot(a12, a22)) / 2, np.arctan2(a21, a11)
+    return (DIAMETER * scales, angles) if (scales > 0).all() else (None, None)
 
 
 def homography_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from geomatch.cameras import pycolmap
 from geomatch.collection.correspondences import Correspondences, LazyPairs, MatchedPair, checked
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes, import_images
-from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
+from geomatch.colmap.conventions import to_colmap
 from geomatch.colmap.doctor.check import check_database
 from geomatch.colmap.library import database
+from geomatch.colmap.sqlite import open_read_only
 from geomatch.colmap.target import DiskSpace, check_target, replaced
-from geomatch.colmap.verification import Verification, verify_with_colmap, verify_with_ours
+from geomatch.colmap.verification import Verification, verify_database
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
@@ -45,11 +46,14 @@ class ExportReport:
     """What was left out, counted: pairs without matches, and what is there already."""
     images_skipped: dict[str, str]
     """Images that could not be used, and why."""
+    cameras: str
+    """Number of cameras in the database, and how images share them."""
 
     def text(self) -> str:
         """For the screen."""
         lines = [
             f"images      {self.images}, keypoints {self.keypoints}",
+            f"cameras     {self.cameras}",
             f"pairs       {self.pairs}, matches {self.matches}",
             "verified    " + (", ".join(f"{n} {kind}" for kind, n in self.verified.items()) or "no pair"),
         ]
@@ -90,21 +94,22 @@ def export_database(
     when the database exists, is locked or read-only, or of another schema; OSError for the folder.
     """
     check_cameras(cameras)
-    sizes, images_skipped = image_sizes(images, correspondences.features, cameras.mode)
+    sizes, images_skipped = image_sizes(images, correspondences.features, cameras)
     check_target(path, extend)
     if path.exists():
         # COLMAP verifies old matches with the new ones, and reads beyond the keypoints when these are wrong
-        wrong = next((one.message for one in check_database(path).findings if one.severity == "error"), "")
-        if wrong:
-            raise GeomatchError(f"{path} has errors that must be mended first (`colmap check`): {wrong}")
+        require_sound(path)
     space, skipped = DiskSpace(path.resolve().parent), Counter[str]()
     bar = partial(tqdm, disable=None if context.progress else True)
     try:
         with replaced(path, extend, space) as temporary:
             space.reserve(_IMAGE_BYTES * len(sizes))
-            import_images(temporary, images, list(sizes), cameras)
+            import_images(temporary, images, sizes, cameras)
             with database(str(temporary)) as opened, pycolmap().DatabaseTransaction(opened):
                 ids = _imported(opened, sizes, images_skipped)
+                said = f"{opened.num_cameras()}"
+                if cameras.mode == "auto" and not cameras.file:
+                    said += ": shared by size and EXIF (--camera-mode per-image for one each)"
                 given = LazyPairs(lambda: iter(bar(correspondences.pairs, desc="matches", unit="pair")))
                 found = checked(Correspondences(correspondences.features, given), sizes, skipped)
                 features = bar(found.features.items(), desc="keypoints", unit="image")
@@ -112,18 +117,52 @@ def export_database(
                 matches = _write_matches(opened, ids, found.pairs, space, skipped)
                 # a geometry holds its inliers again
                 space.reserve(8 * opened.num_matches() + _PAIR_BYTES * opened.num_matched_image_pairs())
-            if verification == "colmap":
-                verify_with_colmap(temporary, seed, context.progress)
-            elif verification == "geomatch":
-                with context.started() as run:
-                    verify_with_ours(temporary, run.work())
-            known = f"WHERE config < {len(CONFIGURATIONS)} GROUP BY config ORDER BY config"
-            query = f"SELECT config, count(*) FROM two_view_geometries {known}"
-            with closing(sqlite3.connect(temporary)) as connection:
-                verified = {CONFIGURATIONS[kind]: n for kind, n in connection.execute(query)}
+            verified = verify_database(temporary, verification, seed, context)
     except (RuntimeError, sqlite3.Error) as error:
         raise GeomatchError(f"{path}: COLMAP could not write the database ({first_line(error)})") from error
-    return ExportReport(path, *keypoints, *matches, verified, dict(skipped), images_skipped)
+    return ExportReport(path, *keypoints, *matches, verified, dict(skipped), images_skipped, said)
+
+
+def copy_database(
+    source: Path,
+    path: Path,
+    images: Path,
+    *,
+    verification: Verification = "colmap",
+    seed: int = 0,
+    context: RunContext = CONTEXT,
+) -> ExportReport:
+    """Copy all of a database to ``path``, in the schema of the COLMAP here; the rest as `export_database`.
+
+    Pairs with matches but no geometry are verified. Images that are not in the folder stay, and are counted.
+    Raises GeomatchError when ``source`` has errors (`check_database`), or as `export_database` does.
+    """
+    check_target(path, extend=False)
+    require_sound(source, images)
+    space = DiskSpace(path.resolve().parent)
+    try:
+        with replaced(path, False, space) as temporary:
+            space.reserve(2 * source.stat().st_size)
+            with closing(open_read_only(source)) as old, closing(sqlite3.connect(temporary)) as copy:
+                old.backup(copy)
+            with database(str(temporary)) as opened:  # which brings the schema up to date
+                names = [image.name for image in opened.read_all_images()]
+                numbers = opened.num_keypoints(), opened.num_matched_image_pairs(), opened.num_matches()
+                cameras = f"{opened.num_cameras()}, as in {source}"
+            verified = verify_database(temporary, verification, seed, context)
+    except (RuntimeError, sqlite3.Error) as error:
+        raise GeomatchError(f"{source}: COLMAP could not copy it to {path} ({first_line(error)})") from error
+    missing = sum(not (images / name).is_file() for name in names)
+    skipped = {"images are not in the folder; the database keeps them": missing} if missing else {}
+    return ExportReport(path, len(names), *numbers, verified, skipped, {}, cameras)
+
+
+def require_sound(path: Path, images: Path | None = None) -> None:
+    """Raise `GeomatchError` when `check_database` finds an error."""
+    report = check_database(path, images)
+    wrong = next((one.message for one in report.findings if one.severity == "error"), "")
+    if wrong:
+        raise GeomatchError(f"{path} has errors that must be mended first (`colmap check`): {wrong}")
 
 
 def _imported(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.colmap.conventions import PAIR_BASE, from_colmap
+from geomatch.colmap.conventions import PAIR_BASE, from_colmap, shapes_from_colmap
 from geomatch.errors import FeaturesError, GeomatchError, first_line, reading
 from geomatch.types import Features, Matches
 
@@ -72,8 +72,21 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             raise GeomatchError(f"{path} {text}") from error
 
 
+def beyond_correspondences(path: Path) -> str:
+    """What a database has besides keypoints and matches, table by table, with numbers of rows."""
+    tables = ("cameras", "rigs", "frames", "pose_priors", "descriptors", "two_view_geometries")
+    with opened(path) as connection:
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        counts = [
+            (connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0], table.replace("_", " "))
+            for table in tables
+            if table in there
+        ]
+    return ", ".join(f"{number} {table}" for number, table in counts if number)
+
+
 def read(path: Path) -> Correspondences:
-    """Keypoints and raw matches of a database."""
+    """Keypoints, with scale and orientation where it has them, and raw matches of a database."""
     with opened(path) as connection:
         rows = connection.execute(
             "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "
@@ -93,8 +106,8 @@ def read(path: Path) -> Correspondences:
             points = np.frombuffer(data or b"", np.float32)
             if points.size != number * columns or columns < 2:
                 raise FeaturesError(f"{path}: the keypoints of {name} have another size than announced")
-            points = points.reshape(number, columns)[:, :2]
-            return Features(from_colmap(points), np.ones(number, np.float32), size)
+            table, scores = points.reshape(number, columns), np.ones(number, np.float32)
+            return Features(from_colmap(table[:, :2]), scores, size, *shapes_from_colmap(table))
 
     def pairs() -> Iterator[MatchedPair]:
         with opened(path) as connection:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
-from geomatch.colmap.conventions import PAIR_BASE
+from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
+from geomatch.colmap.known_cameras import known_camera
 from geomatch.colmap.library import database, interruptible
-from geomatch.engine import BlockTask, FailedItem, Work
+from geomatch.engine import BlockTask, FailedItem, RunContext, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
@@ -25,6 +27,19 @@ Verification = Literal["colmap", "geomatch", "none"]
 _BATCH = 64
 _TODO = "FROM matches WHERE rows > 0 AND pair_id NOT IN (SELECT pair_id FROM two_view_geometries)"
 Found = TwoViewGeometry | EstimationFailure
+
+
+def verify_database(path: Path, verification: Verification, seed: int, context: RunContext) -> dict[str, int]:
+    """Give every pair with matches the geometry that it lacks; count all by configuration."""
+    if verification == "colmap":
+        verify_with_colmap(path, seed, context.progress)
+    elif verification == "geomatch":
+        with context.started() as run:
+            verify_with_ours(path, run.work())
+    known = f"WHERE config < {len(CONFIGURATIONS)} GROUP BY config ORDER BY config"
+    query = f"SELECT config, count(*) FROM two_view_geometries {known}"
+    with closing(sqlite3.connect(path)) as connection:
+        return {CONFIGURATIONS[kind]: number for kind, number in connection.execute(query)}
 
 
 def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
@@ -75,32 +90,46 @@ def verify_with_ours(path: Path, work: Work) -> None:
 
 
 def _verify(block: "Sequence[_Pair]") -> list[Found | FailedItem]:
-    return [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
+    return [_estimate(pair) for pair in block]
 
 
 class _Pair(NamedTuple):
-    """Matched points of two images, in our coordinates."""
+    """Matched points of two images, in our coordinates; where a focal length is known, without distortion.
+
+    Points that the camera's model cannot reach are NaN, and no inliers.
+    """
 
     pair_id: int
-    points: tuple[NDArray[np.float32], NDArray[np.float32]]
+    points: tuple[NDArray[np.floating], NDArray[np.floating]]
     sizes: tuple[tuple[int, int], tuple[int, int]]
     calibrations: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 
 
+def _estimate(pair: _Pair) -> Found:
+    points0, points1 = pair.points
+    seen = np.asarray(np.isfinite(points0 + points1).all(axis=1))
+    found = estimate_two_view(points0[seen], points1[seen], *pair.sizes, *pair.calibrations)
+    if not found:
+        return found
+    inliers = np.zeros(len(seen), np.bool_)
+    inliers[seen] = found.inliers
+    return replace(found, inliers=inliers)
+
+
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
-    id0, id1 = divmod(pair_id, PAIR_BASE)
-    indices = np.asarray(opened.read_matches(id0, id1), np.int64)
+    ids = divmod(pair_id, PAIR_BASE)
+    rows = np.asarray(opened.read_matches(*ids), np.int64).T
 
-    def points(image_id: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return conventions.from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
+    def view(image_id: int, own: NDArray[np.int64]) -> tuple[Any, tuple[int, int], Any]:
+        camera = views[image_id]
+        points = conventions.from_colmap(np.asarray(opened.read_keypoints(image_id))[own, :2])
+        known, size = known_camera(camera), (camera.width, camera.height)
+        if known is None:
+            return points, size, None
+        matrix = conventions.camera_from_colmap(camera.calibration_matrix())
+        return known.rays(points) @ matrix[:2, :2].T + matrix[:2, 2], size, matrix
 
-    camera0, camera1 = views[id0], views[id1]
-    return _Pair(
-        pair_id,
-        (points(id0, indices[:, 0]), points(id1, indices[:, 1])),
-        ((camera0.width, camera0.height), (camera1.width, camera1.height)),
-        (_calibration(camera0), _calibration(camera1)),
-    )
+    return _Pair(pair_id, *zip(*map(view, ids, rows), strict=True))
 
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
@@ -123,9 +152,3 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
         geometry.F = conventions.fundamental_to_colmap(found.matrix)
     geometry.inlier_matches = indices[found.inliers].astype(np.uint32)
     return geometry
-
-
-def _calibration(camera: Any) -> NDArray[np.float64] | None:
-    if not camera.has_prior_focal_length:
-        return None
-    return conventions.camera_from_colmap(camera.calibration_matrix())

@@ -85,7 +85,7 @@ def reconstruct(
         folder = find_images(images, out, source.extraction.masks)
         if mapping.mapper == "triangulation":
             folder, left_out = _posed(folder, known)
-        image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
+        image_sizes(images, folder.names, cameras)  # better now than after the matching
     seconds: dict[str, float] = {}
     found = None
     with unfinished(out) as work, context.started() as started:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -11,8 +11,8 @@ import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair, checked
 from geomatch.colmap import sqlite
-from geomatch.colmap.cameras import image_sizes
-from geomatch.colmap.conventions import from_colmap, to_colmap
+from geomatch.colmap.cameras import CAMERAS, image_sizes
+from geomatch.colmap.conventions import DIAMETER, from_colmap, to_colmap
 from geomatch.colmap.formats import hloc
 from geomatch.errors import FeaturesError, reading
 from geomatch.files import new_folder, read_json
@@ -41,40 +41,57 @@ def write_correspondences(
     Raises FeaturesError for keypoints or matches that cannot be right, or that the format cannot hold,
     FileExistsError when there is something at ``folder``, MissingDependencyError without h5py.
     """
+    check_names(correspondences.features, form)
     writers = {"text": _write_text, "hloc": hloc.write, "npz": _write_npz}
-    sizes, unreadable = image_sizes(images, correspondences.features, "auto")
+    sizes, unreadable = image_sizes(images, correspondences.features, CAMERAS)
     skipped = Counter({UNREADABLE: len(unreadable)} if unreadable else {})
-    spaced = [name for name in sizes if len(name.split()) != 1]
-    if spaced and form != "npz":
-        raise FeaturesError(f"{spaced[0]!r}: lists of pairs cannot hold spaces; rename {len(spaced)} images")
     with new_folder(folder) as temporary:
         writers[form](checked(correspondences, sizes, skipped), temporary)
     return dict(skipped)
 
 
-def read_correspondences(path: Path, images: Path) -> Correspondences:
+def check_names(names: Iterable[str], form: Format) -> None:
+    """Raise `FeaturesError` unless the format can hold the images' names."""
+    spaced = [name for name in names if len(name.split()) != 1]
+    if spaced and form != "npz":
+        raise FeaturesError(f"{spaced[0]!r}: lists of pairs cannot hold spaces; rename {len(spaced)} images")
+
+
+def is_database(path: Path) -> bool:
+    """True for a file of SQLite, as COLMAP's databases are."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(sqlite.HEADER)) == sqlite.HEADER
+
+
+def read_correspondences(
+    path: Path, images: Path, features: Path | None = None, matches: Path | None = None
+) -> Correspondences:
     """Read what another program, or `write_correspondences`, wrote.
 
     Args:
         path: a COLMAP database, or a folder with the files of `write_correspondences`, or an h5 file of
-            hloc's features with ``matches.h5`` (or the only other ``*matches*.h5``) beside it.
+            hloc's or deep-image-matching's features with ``matches.h5`` (or the only other
+            ``*matches*.h5``) beside it.
         images: the folder of images, whose sizes text files do not hold.
+        features: h5 file of features of another name than ``features.h5``; may be relative to ``path``.
+        matches: that of matches.
 
     Raises FeaturesError when there is no such format, or the files make no sense.
     """
-    if path.is_file():
-        with path.open("rb") as stream:
-            if stream.read(len(sqlite.HEADER)) == sqlite.HEADER:
-                return sqlite.read(path)
-    features = path / "features.h5" if path.is_dir() else path
-    if features.is_file() and features.suffix in (".h5", ".hdf5"):
-        return hloc.read(features, images)
+    if is_database(path) and not (features or matches):
+        return sqlite.read(path)
+    features, matches = (one and (one if one.is_file() else path / one) for one in (features, matches))
+    features = features or (path / "features.h5" if path.is_dir() else path)
+    if matches or (features.is_file() and features.suffix in (".h5", ".hdf5")):
+        return hloc.read(features, images, matches)
     if (path / "pairs.json").is_file():
         return _read_npz(path)
     if (path / "matches.txt").is_file():
         return _read_text(path, images)
     known = "a COLMAP database, an h5 file, or a folder with features.h5, pairs.json or matches.txt"
-    raise FeaturesError(f"{path}: expected {known}")
+    raise FeaturesError(f"{path}: expected {known}; h5 files of other names: --features and --matches")
 
 
 def _write_npz(correspondences: Correspondences, folder: Path) -> None:
@@ -112,7 +129,7 @@ def _write_text(correspondences: Correspondences, folder: Path) -> None:
         path = folder / "features" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = to_colmap(features.keypoints)
-        scales = np.ones(len(rows)) if features.scales is None else features.scales
+        scales = np.ones(len(rows)) if features.scales is None else features.scales / DIAMETER
         angles = np.zeros(len(rows)) if features.orientations is None else features.orientations
         with path.open("w", encoding="utf-8") as file:
             file.write(f"{len(rows)} {_COLUMNS}\n")

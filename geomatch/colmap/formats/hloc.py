@@ -1,9 +1,11 @@
 """The h5 files of hloc (Hierarchical-Localization): features, matches and a list of pairs.
 
 Pixel centres are whole numbers in them, as with us; hloc adds the half itself when it writes a database.
-Links and what lies in other files are refused.
+Links and what lies in other files are refused. Those of deep-image-matching differ: matches are a dataset
+(M, 2) of a pair, and image sizes are height and width, in 16 bits, so that they are read from the images.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from geomatch.errors import FeaturesError, reading, require
 from geomatch.files import MAX_UNPACKED
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
+
+_log = logging.getLogger(__name__)
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
@@ -69,36 +73,49 @@ def _matches_beside(features: Path) -> Path:
     usual = features.with_name("matches.h5")
     found = [usual] if usual.is_file() else sorted(features.parent.glob("*matches*.h5"))
     if len(found) != 1:
-        raise FeaturesError(f"{features.parent}: expected one file matches.h5 there, found {len(found)}")
+        text = f"{features.parent}: expected one file matches.h5 there, found {len(found)}"
+        raise FeaturesError(f"{text}; name it (--matches)")
     return found[0]
 
 
-def read(features: Path, images: Path) -> Correspondences:
-    """Read a file of features and that of matches beside it; ``images`` are for sizes that it lacks."""
-    matches = _matches_beside(features)
+def read(features: Path, images: Path, matches: Path | None = None) -> Correspondences:
+    """Read a file of features, and ``matches`` or the file beside it; ``images`` are for sizes that it lacks.
+
+    Keypoints of 16 bits are read with one warning.
+    """
+    matches = matches or _matches_beside(features)
     lengths: dict[str, int] = {}
+    half: list[str] = []
 
     def visit(name: str, item: Any) -> None:
         if hasattr(item, "keys") and "keypoints" in item:
-            lengths[name] = next(iter(_member(item, "keypoints").shape), 0)
+            points = _member(item, "keypoints")
+            lengths[name] = next(iter(points.shape), 0)
+            if points.dtype == np.float16:
+                half.append(name)
 
     with _opened(features) as file:
         file.visititems(visit)
     if not lengths:
         raise FeaturesError(f"{features}: holds keypoints of no image")
+    if half:
+        text = "beyond 1024 they are rounded to whole pixels, beyond 2048 to 2 (hloc: as_half=False)"
+        _log.warning("%s: keypoints of %d images have 16 bits: %s", features, len(half), text)
 
     def load(name: str) -> Features:
         with image_arrays(features, name) as arrays:
             points = arrays["keypoints"]
-            label = f"{features}: the keypoints of {name}"
-            if points.dtype == np.float16:  # which moves points beyond 1024 by up to half a pixel
-                raise FeaturesError(f"{label} are of 16 bits; extract again with hloc's as_half=False")
             if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "fiu":
                 text = f"must be numbers of shape (N, 2), got {points.dtype} of shape {points.shape}"
-                raise FeaturesError(f"{label} {text}")
-            size = arrays["image_size"].tolist() if "image_size" in arrays else raw_size(images / name)
-            scores = arrays.get("scores", np.ones(len(points)))
-            descriptors = arrays["descriptors"].T if "descriptors" in arrays else None
+                raise FeaturesError(f"{features}: the keypoints of {name} {text}")
+            size = arrays.get("image_size", np.zeros(0))
+            size = size if size.dtype.kind in "iu" else np.array(raw_size(images / name))
+            if points.dtype == np.float16:  # rounding may have moved points out of the image
+                step, points = np.spacing(np.abs(points[:, :2])), points[:, :2].astype(np.float32)
+                points -= np.clip(points - (size - 0.5), 0, step)
+            scores = arrays.get("scores", np.ones(len(points))).reshape(-1)
+            rows = arrays.get("descriptors")
+            descriptors = rows.T if rows is not None and rows.shape[-1] == len(points) else rows
             return Features(points[:, :2], scores, (int(size[0]), int(size[1])), descriptors=descriptors)
 
     names = list(lengths)
@@ -112,19 +129,27 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             label = f"{path}: {key0}/{key1}"
             if key0 not in keys or key1 not in keys:
                 raise FeaturesError(f"{label} names an image that has no features")
+            name0, name1 = keys[key0], keys[key1]
+            if not hasattr(_member(file, f"{key0}/{key1}"), "keys"):
+                indices = _arrays(_member(file, key0), key1)[key1]
+                if indices.shape[1:] != (2,) or indices.dtype.kind not in "iu":
+                    text = f"must be whole numbers of shape (M, 2), got {indices.dtype} {indices.shape}"
+                    raise FeaturesError(f"{label} {text}")
+                yield MatchedPair(name0, name1, Matches(indices, np.ones(len(indices), np.float32)))
+                continue
             arrays = _arrays(_member(file, f"{key0}/{key1}"), "matches0", "matching_scores0")
             if "matches0" not in arrays:
                 raise FeaturesError(f"{label} lacks matches0")
-            name0, name1 = keys[key0], keys[key1]
             stored = arrays["matches0"]
             if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
                 text = f"matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
                 given = f"{stored.dtype} {stored.shape}"
                 raise FeaturesError(f"{label}: {text} {given}; are both files of one run?")
-            partner = stored.astype(np.int64)
-            if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
-                text = "indices did not fit into 16 bits: match again with at most 32767 keypoints per image"
-                raise FeaturesError(f"{label}: {text}")
+            partner, most = stored.astype(np.int64), np.iinfo(stored.dtype).max
+            # what lies beyond twice the range wraps to positive numbers again
+            if (partner < -1).any() or lengths[name1] > 2 * (most + 1):
+                text = f"indices went through {stored.dtype} and wrapped: more than {most} keypoints"
+                raise FeaturesError(f"{label}: {text}; match again with fewer per image, or in 32 bits")
             scores = np.asarray(arrays.get("matching_scores0", np.ones(len(partner))), np.float32)
             if scores.shape != partner.shape:
                 raise FeaturesError(f"{label}: {len(partner)} matches have scores of shape {scores.shape}")
