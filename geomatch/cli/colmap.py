@@ -9,6 +9,7 @@ import click
 from geomatch.cli.collection import CAMERAS, cameras_of, collection_options, geometry, tell, tell_remade
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, descriptor_options, run_options
+from geomatch.cli.outputs import outputs
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
@@ -126,3 +127,6 @@ def scores(database: Path) -> None:
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(COLUMNS)
     rows.writerows(pair_scores(database))
+
+
+colmap.add_command(outputs)
