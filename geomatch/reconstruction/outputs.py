@@ -43,10 +43,9 @@ def write_outputs(
         if missing := [name for name in names if not (images / name).is_file()]:
             text = f"{images}: {len(missing)} of {len(names)} images of the model are not there"
             raise GeomatchError(f"{text}, such as {missing[0]}; give the folder that has them (--images)")
-        result, path = folder / mark.partition("/")[0], folder / mark
-        ours = path.is_file() and read_json(path, "JSON file").get("program") == "geomatch"
-        if result.exists() and not ours:
-            raise GeomatchError(f"{result} was not written by geomatch: give another folder")
+        old, path = folder / mark.partition("/")[0], folder / mark
+        if old.exists() and not (path.is_file() and read_json(path, "file").get("program") == "geomatch"):
+            raise GeomatchError(f"{old} was not written by geomatch: give another folder")
     make_folder(folder)
     return [path for form in wanted for path in writers[form](model, images, folder, progress)]
 

@@ -24,7 +24,7 @@ from geomatch.files import read_json
 from geomatch.provenance import versions
 from geomatch.reconstruction.mapping import MAPPING, Mapper, Mapping, map_database
 from geomatch.reconstruction.models import ModelSummary, summarise_model
-from geomatch.reconstruction.view import sparse_model, title_of, write_view
+from geomatch.reconstruction.view import sparse_model, write_view
 from geomatch.stream import clocked
 
 _WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
@@ -94,7 +94,7 @@ def reconstruct(
             models = map_database(database, images, sparse, mapping.mapper, mapping.seed, run.progress)
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""
-            write_view(sparse_model(models[0]), work / "model.html", title_of(images) + further)
+            write_view(sparse_model(models[0]), work / "model.html", images.resolve().name + further)
         count = len(found.correspondences.features)
         reason = "" if models else _reason(count, report, mapping.mapper)
         report, summaries = replace(report, path=out / "database.db"), tuple(map(summarise_model, models))

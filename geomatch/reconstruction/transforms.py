@@ -15,8 +15,6 @@ from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_json, replacing, write_whole
 from geomatch.images import raw_size
 
-_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-"""From COLMAP's world to that of nerfstudio's `colmap_to_json`."""
 _PARAMETERS = {
     "SIMPLE_PINHOLE": "f cx cy", "SIMPLE_RADIAL": "f cx cy k1", "RADIAL": "f cx cy k1 k2",
     "PINHOLE": "fl_x fl_y cx cy", "OPENCV": "fl_x fl_y cx cy k1 k2 p1 p2",
@@ -40,7 +38,8 @@ def write_transforms(model: Any, images: Path, folder: Path, progress: bool) -> 
     if len(kinds) > 1:
         raise GeomatchError("nerfstudio takes perspective or fisheye cameras, not both: undistort them first")
     library, turned, root = pycolmap(), copy(model), folder.resolve()
-    turned.transform(library.Sim3d(1.0, library.Rotation3d(_UP), np.zeros(3)))
+    up = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # as `colmap_to_json` turns the world
+    turned.transform(library.Sim3d(1.0, library.Rotation3d(up), np.zeros(3)))
     frames = []
     for image in placed:
         pose = turned.images[image.image_id].cam_from_world().inverse().matrix() * [1, -1, -1, 1]
@@ -52,7 +51,7 @@ def write_transforms(model: Any, images: Path, folder: Path, progress: bool) -> 
     content = {
         "program": "geomatch", "camera_model": kinds.pop(),
         **(lenses[placed[0].camera_id] if len(lenses) == 1 else {}), "frames": frames,
-        "applied_transform": np.column_stack([_UP, np.zeros(3)]).tolist(), "ply_file_path": "sparse_pc.ply",
+        "applied_transform": np.column_stack([up, np.zeros(3)]).tolist(), "ply_file_path": "sparse_pc.ply",
     }  # fmt: skip
     with replacing(folder / "sparse_pc.ply") as temporary:
         turned.export_PLY(str(temporary))
