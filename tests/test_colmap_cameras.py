@@ -159,7 +159,7 @@ def test_what_known_cameras_cannot_be(tmp_path: Path) -> None:
             check_cameras(Cameras(file=tmp_path / "cameras.txt"))
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "none.txt", tmp_path / "empty"):
-        with pytest.raises(GeomatchError, match="not a readable model or cameras.txt"):
+        with pytest.raises(GeomatchError, match=r"not a readable model or cameras\.txt"):
             check_cameras(Cameras(file=place))
 
 

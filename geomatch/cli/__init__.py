@@ -20,7 +20,7 @@ from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
 from geomatch.cli.panorama import panorama
 from geomatch.cli.propagate import propagate
-from geomatch.cli.reconstruct import reconstruct
+from geomatch.cli.reconstruct import reconstruct, triangulate
 from geomatch.cli.register import register
 from geomatch.cli.show import show
 from geomatch.cli.store import store
@@ -39,8 +39,8 @@ def app() -> None:
 
 
 _COMMANDS = (
-    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, store, benchmark,
-    data, head,
+    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate, store,
+    benchmark, data, head,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.add_command(_command)

@@ -19,6 +19,7 @@ from geomatch.cli.collection import (
 )
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
+from geomatch.cli.outputs import outputs
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
@@ -149,3 +150,6 @@ def scores(database: Path) -> None:
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(COLUMNS)
     rows.writerows(pair_scores(database))
+
+
+colmap.add_command(outputs)

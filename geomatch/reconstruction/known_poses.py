@@ -15,7 +15,7 @@ from geomatch.reconstruction.transforms import read_transforms
 
 
 def read_poses(path: Path, images: Path) -> Any:
-    """Read a COLMAP model, or nerfstudio's ``transforms.json``, as a ``pycolmap.Reconstruction`` without points.
+    """Read a COLMAP model, or ``transforms.json``, as a ``pycolmap.Reconstruction`` without points.
 
     Raises GeomatchError when there is no model, or no image in it has a pose.
     """

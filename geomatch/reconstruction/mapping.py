@@ -34,7 +34,7 @@ class Mapping:
     """How a model is made from matches; ValueError for a verification that mappers cannot use."""
 
     mapper: Mapper = "incremental"
-    """COLMAP's mapper; ``global`` does not use planar pairs, ``triangulation`` makes points from known poses."""
+    """COLMAP's; ``global`` does not use planar pairs, ``triangulation`` makes points from known poses."""
     verification: Verification = "colmap"
     """What estimates the two-view geometry of each pair: COLMAP, or our `estimate_two_view`."""
     seed: int = 0

@@ -29,14 +29,13 @@ class ModelSummary:
 def find_model(path: Path) -> Path:
     """The folder of a model: ``path`` itself, or its ``sparse/0``, ``sparse`` or ``0``.
 
-    Raises GeomatchError when none of them holds ``cameras``, ``images`` and ``points3D``, ``.bin`` or ``.txt``.
+    Raises GeomatchError when none of them holds ``cameras``, ``images`` and ``points3D``, binary or text.
     """
     for folder in (path, path / "sparse" / "0", path / "sparse", path / "0"):
         if any(all((folder / f"{part}{end}").is_file() for part in _PARTS) for end in (".bin", ".txt")):
             return folder
-    raise GeomatchError(
-        f"{path}: no COLMAP model there: cameras.bin, images.bin and points3D.bin, or .txt, are needed"
-    )
+    needed = "cameras.bin, images.bin and points3D.bin, or .txt"
+    raise GeomatchError(f"{path}: no COLMAP model there, which needs {needed}")
 
 
 def read_model(path: Path) -> Any:

@@ -32,7 +32,7 @@ def have_places(rigs: list[Any]) -> bool:
 def apply_rigs(path: Path, rigs: list[Any], model: Any = None) -> None:
     """Make the database's images frames of rigs; ``model`` gives places in the rig where there are none.
 
-    Raises GeomatchError when no image has a camera's prefix, or the images of one prefix have several cameras.
+    Raises GeomatchError when no image has a camera's prefix, or those of a prefix have several cameras.
     """
     with database(str(path)) as opened:
         try:

@@ -66,9 +66,9 @@ def reconstruct(
 ) -> Reconstructed:
     """Map photographs with COLMAP: from nothing, onto a model, or into its poses (``mapping``).
 
-    Writes ``database.db``, ``sparse/0`` (the largest model) and further ones, ``summary.json`` and
-    ``model.html`` to ``out``, and ``outputs`` (`write_outputs`), in place of an earlier run's. What is in the store, ``out/store`` unless
-    ``context`` has another, is not made again.
+    Writes ``database.db``, ``sparse/0`` (the largest model) and further ones, ``summary.json``,
+    ``model.html`` and ``outputs`` (`write_outputs`) to ``out``, in place of an earlier run's. What is in the
+    store, ``out/store`` unless ``context`` has another, is not made again.
 
     Raises what `match_collection`, `export_database` and `read_poses` do, and GeomatchError when ``out`` is
     the folder of images, or holds a database or model of another program.

@@ -54,10 +54,9 @@ def sparse_model(reconstruction: Any) -> SparseModel:
         centres=_rows([image.projection_center() for image in images], 3),
         rotations=np.array([pose[:, :3] for pose in poses], np.float64).reshape(-1, 3, 3),
         image_sizes=np.array([(c.width, c.height) for c in cameras], np.int64).reshape(-1, 2),
+        # panoramas have none; any frustum will do
         focal_lengths=np.array(
-            # panoramas have none; any frustum will do
-            [c.mean_focal_length() if c.focal_length_idxs() else c.width / 2 for c in cameras],
-            np.float64,
+            [c.mean_focal_length() if c.focal_length_idxs() else c.width / 2 for c in cameras]
         ),
         num_points=np.array([image.num_points3D for image in images], np.int64),
         errors=np.array([_image_error(image, xyz, row_of) for image in images], np.float64),
@@ -101,6 +100,12 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
     write_whole(path, page.encode(errors="replace"))
 
 
+def title_of(images: Path) -> str:
+    """Name of a folder of images, of the one above when it is called ``images``."""
+    folder = images.resolve()
+    return folder.parent.name if folder.name == "images" and folder.parent.name else folder.name
+
+
 def _image_error(image: Any, xyz: NDArray[np.float64], row_of: dict[int, int]) -> float:
     seen = image.get_observation_points2D()
     if not len(seen):
@@ -131,12 +136,14 @@ def _encode(values: NDArray[Any], kind: str) -> str:
 def _first_view(model: SparseModel) -> tuple[NDArray[np.float64], float]:
     """Centre (3,) and radius of the first view, without points and cameras that lie far off."""
     points = model.points[np.isfinite(model.points).all(axis=1)].astype(np.float64)
-    shown = [part for part in (points, model.centres) if len(part)]
-    if not shown:
+    shown = points if len(points) else model.centres
+    if not len(shown):
         return np.zeros(3), 1.0
-    centre = np.median(shown[0], axis=0)
-    reach = max(float(np.quantile(np.linalg.norm(part - centre, axis=1), 0.9)) for part in shown)
-    return centre, reach if reach > 0 else 1.0
+    centre = np.median(shown, axis=0)
+    reach, away = (np.linalg.norm(part - centre, axis=1) for part in (shown, model.centres))
+    radius = float(np.quantile(reach, 0.9))
+    near = away[away <= 5 * radius]  # farther ones would shrink the points to a clump
+    return centre, max(radius, float(np.quantile(near, 0.9)) if len(near) else 0.0) or 1.0
 
 
 def _upright(model: SparseModel) -> NDArray[np.float64]:

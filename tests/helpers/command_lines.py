@@ -333,6 +333,12 @@ def make_folder(folder: Path) -> None:
     connection.close()
     Path("cut.db").write_bytes(Path("a.db").read_bytes()[:9000])
     Path("text.db").write_text("no database")
+    import pycolmap
+
+    model = pycolmap.synthesize_dataset(pycolmap.SyntheticDatasetOptions())
+    Path("model/images").mkdir(parents=True)
+    model.write("model")
+    pycolmap.synthesize_images(pycolmap.SyntheticImageOptions(), model, "model/images")
     import h5py
 
     with h5py.File("links.h5", "w") as file:

@@ -30,8 +30,8 @@ class Similarity:
 def align(points: Array, truth: Array) -> Similarity:
     """The similarity that takes points (N, 3), at least 3, to their true places: least absolute distances.
 
-    Umeyama's solution (PAMI 1991) with each point weighted by the inverse of its last distance, so that single
-    wrong cameras do not pull the others along.
+    Umeyama's solution (PAMI 1991) with each point weighted by the inverse of its last distance, so that
+    single wrong cameras do not pull the others along.
     """
     weights, floor = np.ones(len(points)), 1e-6 * float(np.ptp(truth, axis=0).max())
     for _ in range(_ROUNDS):

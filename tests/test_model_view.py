@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomatch.reconstruction.view import SparseModel, sparse_model, write_view
+from geomatch.reconstruction.view import SparseModel, sparse_model, title_of, write_view
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\u2028é猫.jpg"
 
@@ -133,6 +133,43 @@ def test_first_view_is_upright_and_ignores_far_points(model: SparseModel, tmp_pa
     turn = np.reshape(embedded(written(replace(model, rotations=opposed), tmp_path))["turn"], (3, 3))
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(turn) == pytest.approx(1)
+
+
+def test_first_view_leaves_out_cameras_that_lie_far_off(model: SparseModel, tmp_path: Path) -> None:
+    usual = embedded(written(model, tmp_path))
+    for share in (1, 4):
+        centres = model.centres.copy()
+        centres[:share] *= 50
+        content = embedded(written(replace(model, centres=centres), tmp_path))
+        assert content["radius"] == pytest.approx(usual["radius"], rel=0.15)
+        assert content["centre"] == usual["centre"]
+    # those around the points are in it
+    assert usual["radius"] > 0.9 * np.median(np.linalg.norm(model.centres - usual["centre"], axis=1))
+    assert usual["radius"] > 2 * np.quantile(np.linalg.norm(model.points - usual["centre"], axis=1), 0.9)
+    assert embedded(written(replace(empty(), centres=np.eye(3)), tmp_path))["radius"] > 0.5
+
+
+def test_frames_of_rigs_are_shown_image_by_image(tmp_path: Path) -> None:
+    import pycolmap
+
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 1, 2, 3
+    rigs = pycolmap.synthesize_dataset(options)
+    rigs.deregister_frame(next(iter(rigs.frames)))
+    shown = sparse_model(rigs)
+    assert len(shown.names) == 4
+    for name, centre in zip(shown.names, shown.centres, strict=True):
+        np.testing.assert_allclose(centre, rigs.find_image_with_name(name).projection_center())
+    assert embedded(written(shown, tmp_path))["names"] == list(shown.names)
+
+
+def test_title_is_the_name_of_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "garden" / "images").mkdir(parents=True)
+    assert title_of(tmp_path / "garden" / "images") == "garden"
+    assert title_of(tmp_path / "garden") == "garden"
+    assert title_of(Path("/images")) == "images"
+    monkeypatch.chdir(tmp_path / "garden" / "images")
+    assert title_of(Path()) == "garden"
 
 
 def test_unknown_errors_and_empty_models(model: SparseModel, tmp_path: Path) -> None:
