@@ -43,6 +43,11 @@ class Mapping:
     """Model to begin with: its cameras, image ids and poses, for `known_poses.read_poses`."""
     fix_poses: bool = False
     """Keep the poses and cameras of ``start``; else they are refined with the rest, and the frame is kept."""
+    fix_intrinsics: bool = False
+    """Keep all cameras as they are given."""
+    positions: bool = False
+    """Hold cameras near the database's pose priors, which come from EXIF: the model is in metres."""
+    refine: bool = True
     rigs: Path | None = None
     """COLMAP's rig configuration: images of one frame of a rig keep their places to each other."""
 
@@ -133,6 +138,10 @@ def _options(mapping: Mapping, start: dict[str, float]) -> Any:
     options.mapper.random_seed = options.triangulation.random_seed = mapping.seed
     for name, value in start.items():
         setattr(options.mapper, name, value)
+    if mapping.fix_intrinsics:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
+    options.use_prior_position = mapping.positions
     return options
 
 
