@@ -101,7 +101,7 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
     shared, groups = defaultdict[Any, set[int]](set), defaultdict[Any, list[str]](list)
     given = tuple(float(value) for value in cameras.params.split(",")) if cameras.params else None
     for name, one in present.items():
-        key = known_camera(one) if known else like(name, (one.width, one.height))
+        key: Any = known_camera(one) if known else like(name, (one.width, one.height))
         if mode == "auto" and not known:  # only one that a new one would repeat
             key = *key, one.model_name, one.has_prior_focal_length, given and tuple(one.params)
         shared[key].add(one.camera_id)
