@@ -292,6 +292,7 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     for path in (root / "a" / "1.png", root / "2.png", other / "deep" / "3.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.zeros((48, 64), np.uint8))
+    (root / ".hidden").symlink_to(other)
     (root / "b").symlink_to(other)
     (root / "again").symlink_to(other)  # twice the same images would be matched with themselves
     (root / "a" / "up").symlink_to(root)  # circles
