@@ -130,7 +130,8 @@ def test_an_object_copied_under_another_key_is_damaged(tmp_path: Path) -> None:
     keys = [bytes([place]) * 32 for place in range(4)]
     for place in range(3):
         store.write("features", keys[place].hex(), pack_arrays("thing", {"a": [place]}))
-    packs = [write_pack(store, "matches", keys[k : k + 2], {"counts": [1, 1]}) for k in (0, 2)]
+    arrays = {"counts": [1, 1], "indices": np.zeros((2, 2)), "similarity": np.ones(2)}
+    packs = [write_pack(store, keys[k : k + 2], arrays) for k in (0, 2)]
     manifests = [Manifest.start(store, "x", str(n), {}, "").saved(store).key for n in range(2)]
     for kind, names in (
         ("features", [key.hex() for key in keys[:2]]),
@@ -142,7 +143,7 @@ def test_an_object_copied_under_another_key_is_damaged(tmp_path: Path) -> None:
         assert is_sound(other.read_bytes())
         with pytest.raises(DamagedError, match=f"{names[1]}.*copy of another object"):
             store.read(kind, names[1])
-    index = PackIndex.read(store, "matches", ("counts",))
+    index = PackIndex.read(store)
     assert index.names == (packs[0],)
     damaged = [store.name("runs", manifests[1]), store.name("features", keys[1].hex())]
     assert damaged_objects(store) == [*damaged, store.name("matches", packs[1])]
@@ -169,27 +170,31 @@ def test_packs_find_every_key(tmp_path: Path) -> None:
     rows = rng.integers(0, 256, (50, 32), dtype=np.uint8)
     rows[7, -3:] = 0  # NumPy's strings drop zeros at the end
     keys = [row.tobytes() for row in rows]
-    values = {"counts": np.full(50, 2), "value": np.arange(100)}
 
     def part(first: int, last: int) -> dict[str, Any]:
-        return {"counts": values["counts"][first:last], "value": values["value"][2 * first : 2 * last]}
+        values = np.arange(2 * first, 2 * last)
+        return {
+            "counts": np.full(last - first, 2),
+            "indices": np.stack([values, values], 1),
+            "similarity": values,
+        }
 
-    write_pack(store, "matches", keys[:20], part(0, 20))
-    write_pack(store, "matches", keys[20:45], part(20, 45))
-    index = PackIndex.read(store, "matches", ("counts", "value"))
+    write_pack(store, keys[:20], part(0, 20))
+    write_pack(store, keys[20:45], part(20, 45))
+    index = PackIndex.read(store)
     places = index.find(rows)
     assert (places[45:] == -1).all()
-    results = stored_results(store, "matches", index.names, places, ("counts", "value"))
-    found = {position: arrays["value"][own].tolist() for position, _, own, arrays in results}
+    results = stored_results(store, index.names, places)
+    found = {position: arrays["similarity"][own].tolist() for position, _, own, arrays in results}
     assert found == {k: [2 * k, 2 * k + 1] for k in range(45)}
     assert len(set(as_keys(rows).tolist())) == 50
-    name = write_pack(store, "matches", keys[:20], part(0, 20))
+    name = write_pack(store, keys[:20], part(0, 20))
     assert name in index.names  # the same keys, the same pack
     path = tmp_path / store.name("matches", name)
     path.write_bytes(path.read_bytes()[:-1])
-    PackIndex.read(store, "matches", ("counts", "value"))
+    PackIndex.read(store)
     assert path.exists()  # who only looks changes nothing
-    again = PackIndex.read(store, "matches", ("counts", "value"), mend=True)  # a damaged pack is no pack
+    again = PackIndex.read(store, mend=True)  # a damaged pack is no pack
     assert (again.find(rows[:20]) == -1).all()
     assert (again.find(rows[20:45]) >= 0).all()
     assert not path.exists()

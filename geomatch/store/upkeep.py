@@ -13,7 +13,6 @@ from geomatch.store.store import Store
 
 OBJECTS = ("features", "global", "chunks")
 """Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
-MATCHES = ("counts", "indices", "similarity")  # arrays of the packs of matches
 KINDS = (RUNS, *OBJECTS, "matches", "views", "maps", "rows", "tracks")
 
 
@@ -50,7 +49,7 @@ def inspect_store(store: Store) -> StoreInfo:
         for kind, keys in manifest.objects.items():
             done[kind] = len(set(keys) & sizes[kind].keys()), len(set(keys))
         if len(manifest.pair_keys):
-            held = held or PackIndex.read(store, "matches", MATCHES)
+            held = held or PackIndex.read(store)
             there = int((held.find(manifest.pair_keys)[:, 0] >= 0).sum())
             done["pairs"] = there, len(manifest.pair_keys)
         states.append(RunState(manifest, done))
@@ -80,7 +79,7 @@ def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int]:
     pairs = np.unique(np.concatenate([as_keys(manifest.pair_keys) for manifest in manifests]))
     for name, size in store.sizes("matches").items():
         try:
-            keys = as_keys(read_pack(store, "matches", name, MATCHES)["keys"])
+            keys = as_keys(read_pack(store, name)["keys"])
         except (KeyError, DamagedError):  # the next run that reads it removes it
             continue
         if not np.isin(keys, pairs).any():
