@@ -14,7 +14,7 @@ from geomatch.store.store import Store
 
 KIND = "matches"
 ARRAYS = ("counts", "indices", "similarity")
-"""Of a pack: how many matches each pair has, and those of all pairs, one after the other."""
+"""Arrays of a pack: how many matches each pair has, and those of all pairs, one after the other."""
 _KEY = np.dtype("S32")
 """Raw SHA-256 of all that decides a result; zeros at the end, which NumPy drops, are dropped everywhere."""
 
