@@ -102,8 +102,8 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
     given = tuple(float(value) for value in cameras.params.split(",")) if cameras.params else None
     for name, one in present.items():
         key: Any = known_camera(one) if known else like(name, (one.width, one.height))
-        if mode == "auto" and not known:  # only one that a new one would repeat
-            key = *key, one.model_name, one.has_prior_focal_length, given and tuple(one.params)
+        if given and not known:  # only one that a new one would repeat
+            key = key, one.model_name, tuple(one.params)
         shared[key].add(one.camera_id)
     for name in [name for name in sizes if name not in present]:
         groups[known.get(name) or like(name, sizes[name])].append(name)
@@ -111,10 +111,9 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
         model, params, own = cameras.model, cameras.params, shared[key]
         if known:
             model, params = key.model, ",".join(map(repr, key.params))
-        elif mode == "auto" and present:
-            prior = given is not None or camera_of(images / members[0], key[0]) is not None
-            own = shared[*key, model, prior, given]
-        elif len(own) > 1:
+        elif given:
+            own = shared[key, model, given]
+        elif len(own) > 1 and mode != "auto":
             text = f"camera mode {mode}: images that share one with {members[0]} have {len(own)}"
             raise GeomatchError(f"{text} in the database; use 'auto' or 'per-image'")
         options = library.ImageReaderOptions()
