@@ -100,10 +100,11 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
 
     shared, groups = defaultdict[Any, set[int]](set), defaultdict[Any, list[str]](list)
     given = tuple(float(value) for value in cameras.params.split(",")) if cameras.params else None
+    asked = mode == "auto" and not known and (given is not None or cameras.model != CAMERAS.model)
     for name, one in present.items():
         key: Any = known_camera(one) if known else like(name, (one.width, one.height))
-        if given and not known:  # only one that a new one would repeat
-            key = key, one.model_name, tuple(one.params)
+        if asked:  # only one that a new one would repeat
+            key = key, one.model_name, given and tuple(one.params)
         shared[key].add(one.camera_id)
     for name in [name for name in sizes if name not in present]:
         groups[known.get(name) or like(name, sizes[name])].append(name)
@@ -111,7 +112,7 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
         model, params, own = cameras.model, cameras.params, shared[key]
         if known:
             model, params = key.model, ",".join(map(repr, key.params))
-        elif given:
+        elif asked:
             own = shared[key, model, given]
         elif len(own) > 1 and mode != "auto":
             text = f"camera mode {mode}: images that share one with {members[0]} have {len(own)}"
