@@ -159,10 +159,10 @@ def _run_mapper(
         options.multiple_models = False
         if mapping.fix_poses:
             options.fix_existing_frames, options.constant_cameras = True, set(known.cameras)
-        (model,) = _incremental(texts, options, bar, begun)
+        found = _incremental(texts, options, bar, begun) or [model]
         if not mapping.fix_poses:
-            restore_frame(model, known)
-        return [model]
+            restore_frame(found[0], known)
+        return found
     except (RuntimeError, ValueError) as error:
         raise GeomatchError(f"COLMAP's {mapping.mapper} mapper failed: {first_line(error)}") from error
 
