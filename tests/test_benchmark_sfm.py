@@ -194,6 +194,16 @@ def test_images_without_a_pose_and_no_model_are_failures(scene: Scene) -> None:
     assert "centre, % of extent" not in nothing
 
 
+def bare(scene: Scene, folder: Path) -> Path:
+    """The true model without points."""
+    model = read_model(scene.model)
+    for key in list(model.points3D):
+        model.delete_point3D(key)
+    (folder / "bare").mkdir()
+    model.write(str(folder / "bare"))
+    return folder / "bare"
+
+
 def test_points_by_hand(scene: Scene, tmp_path: Path) -> None:
     """Half of the scan is in the model, beside points 0.3 % off and others outside the scan's box."""
     model = read_model(scene.model)
@@ -214,6 +224,11 @@ def test_points_by_hand(scene: Scene, tmp_path: Path) -> None:
     assert whole["accuracy"] == pytest.approx([32 / 40, 1, 1])
     near = len({tuple(point) for point in (*grid[:32], *inner)})
     assert whole["completeness"] == pytest.approx([32 / 64, near / 64, near / 64])
+    assert (
+        summed(compare(replace(scene, model=bare(scene, tmp_path)), model, PROTOCOL))
+        .keys()
+        .isdisjoint({"accuracy@1", "completeness@1"})
+    )
     scan.write_text("ply\nformat ascii 1.0\nend_header\n")
     with pytest.raises(geomatch.GeomatchError, match=r"points\.ply"):
         compare(replace(scene, scan=scan), model, PROTOCOL)

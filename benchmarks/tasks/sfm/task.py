@@ -26,13 +26,11 @@ _LIMIT = 10.0  # degrees; the end of curves
 
 @dataclass(frozen=True, slots=True)
 class SfmProtocol:
-    """One way to reconstruct a scene and to compare it with the truth; all images of all scenes count alike.
+    """One way to reconstruct a scene and to compare it with the truth, whose images all count alike.
 
-    ``AUC@d`` is the area under the curve of all pairs' relative pose errors up to d degrees; a pair with an
-    image that has no pose is a failure. After an alignment of camera centres, images are compared by angles
-    and by distances of centres, in percent of the true centres' extent. ``accuracy`` is the share of points
-    near a true one, of those in the box around the true ones, wider by the largest distance;
-    ``completeness`` that of true points near a point; both are 0 in a scene without a model.
+    ``AUC@d``: of all pairs' relative pose errors up to d degrees. Centres and points are compared after an
+    alignment of centres. ``accuracy``: points near a true one, of those in the box around the true ones,
+    wider by the largest distance; ``completeness``: true points near one; 0 in a scene without a model.
     """
 
     name: str
@@ -41,7 +39,7 @@ class SfmProtocol:
     cameras: CameraMode = "auto"  # which images share one
     refine: bool = True  # tracks are refined
     seed: int = 0
-    max_keypoints: int = 8192
+    max_keypoints: int = 10**6  # the run's limit decides
     areas: tuple[float, ...] = (1, 3, 5)  # degrees
     distances: tuple[float, ...] = (0.1, 0.5, 1)  # percent of the extent
     headline: str = "AUC@1"  # the measure by which methods are compared
@@ -96,18 +94,18 @@ def compare(scene: Scene, model: Any, protocol: SfmProtocol) -> list[Row]:
     truth = {name: pose for name, pose in poses_of(true_model).items() if name in names}
     found = {name: pose for name, pose in poses_of(model).items() if name in truth} if model else {}
     extent = extent_of(np.array([centre for _, centre in truth.values()]))
-    centres = [np.array([side[name][1] for name in found]).reshape(-1, 3) for side in (found, truth)]
-    moved = align(*centres, extent) if len(found) >= 3 else None
-    points, nothing = np.zeros((0, 3)), [0.0] * len(protocol.distances)
-    whole: Row = {"points": 0, "accuracy": nothing, "completeness": nothing}
+    own, true = (np.array([side[name][1] for name in found]).reshape(-1, 3) for side in (found, truth))
+    moved = align(own, true, extent) if len(found) >= 3 else None
+    points = scene.points(true_model)
+    nothing = [0.0] * len(protocol.distances)
+    whole: Row = {"points": 0} | ({"accuracy": nothing, "completeness": nothing} if len(points) else {})
     if model:
         whole |= {"points": model.num_points3D(), "track length": model.compute_mean_track_length(),
                   "reprojection, px": model.compute_mean_reprojection_error()}  # fmt: skip
-    if moved:
-        points, true = moved * points_of(model), scene.points(true_model)
-        reach = protocol.distances[-1] / 100 * extent
-        seen = ((points >= true.min(0) - reach) & (points <= true.max(0) + reach)).all(axis=1)
-        for what, one, other in (("accuracy", points[seen], true), ("completeness", true, points)):
+    if moved and len(points):
+        reached, reach = moved * points_of(model), protocol.distances[-1] / 100 * extent
+        seen = ((reached >= points.min(0) - reach) & (reached <= points.max(0) + reach)).all(axis=1)
+        for what, one, other in (("accuracy", reached[seen], points), ("completeness", points, reached)):
             away = 100 * nearest(one, other) / extent
             whole[what] = [accuracy(away, limit) for limit in protocol.distances]
     rows = []
@@ -155,16 +153,10 @@ def _measures(protocol: SfmProtocol, rows: Sequence[Row]) -> Row:
         if any(name in model for model in models):
             found[name] = float(np.mean([model[name] for model in models if name in model]))
     for what in ("accuracy", "completeness"):
-        for limit, shares in zip(
-            protocol.distances, zip(*(one[what] for one in models), strict=True), strict=True
-        ):
-            found[f"{what}@{limit:g}"] = 100 * float(np.mean(shares))
+        shares = [model[what] for model in models if what in model]
+        for limit, share in zip(protocol.distances, np.mean(shares, axis=0) if shares else (), strict=False):
+            found[f"{what}@{limit:g}"] = 100 * float(share)
     return found | {"seconds": sum(sum(model["seconds"].values()) for model in models)}
-
-
-def _severity(protocol: SfmProtocol, found: Values) -> Values:
-    """Mean error to the other images, failures as 180 degrees."""
-    return np.asarray(np.nanmean(np.minimum(found, 180.0), axis=1), np.float64)
 
 
 def _worst(protocol: SfmProtocol, row: Row) -> Words:
@@ -177,7 +169,8 @@ TASKS = {
         "sfm", "Scenes with surveyed poses", ("scene", "scenes"), "images", 0, read_scenes,
         {protocol.name: protocol for protocol in _ALL},
         SceneEvaluation, _measures, _values,
-        lambda protocol, found: _area(found, threshold_of(protocol.headline)), _severity, _worst,
+        lambda protocol, found: _area(found, threshold_of(protocol.headline)),
+        lambda protocol, found: np.nanmean(np.minimum(found, 180.0), axis=1), _worst,
         lambda protocol: Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %"),
         lambda protocol, rows: recall_curve((v := _values(protocol, rows))[~np.isnan(v)], _LIMIT),
         dense=False, caches=False, undefined=lambda protocol, method: undefined(method),
