@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 def key_of(*parts: object) -> str:
     """SHA-256 of all that decides an object, and of the versions of the packages."""
-    return digest_of([SCHEMA, *parts, versions()])
+    return digest_of([SCHEMA, *parts, versions("pycolmap")])
 
 
 def read_or_make(
