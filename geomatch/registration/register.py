@@ -50,8 +50,6 @@ class Registration:
     """Those of the model, such as ``scale`` and ``rotation`` in degrees (`HomographyEstimate.parameters`)."""
     parameter_deviations: dict[str, float] | None = None
     """Their standard deviations."""
-    smooth: str = ""
-    """The smooth warp on top of it, which is in ``matches.jsonl``."""
     matches: int = 0
     inliers: int = 0
     corner_deviation: float | None = None
@@ -218,7 +216,7 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())
     return Registration(
         *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
-        found.smooth, matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
+        matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
         offset, key,
     )  # fmt: skip
 
@@ -241,7 +239,7 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
     writer = csv.writer(table, lineterminator="\n")
     entries = [f"h{row}{column}" for row in range(3) for column in range(3)]
     writer.writerow(
-        ["reference", "image", "file", "model", "smooth", "matches", "inliers", "corner_deviation", "score",
+        ["reference", "image", "file", "model", "matches", "inliers", "corner_deviation", "score",
          "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks", "reason"]
     )  # fmt: skip
     for one in done:
@@ -249,7 +247,7 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
         deviation = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
         score = "" if one.score is None else f"{one.score:.4f}"
         writer.writerow(
-            [one.reference, one.image, one.file, one.model, one.smooth, one.matches, one.inliers, deviation,
+            [one.reference, one.image, one.file, one.model, one.matches, one.inliers, deviation,
              score, *one.offset, *matrix, _listed(one.parameters),
              _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
         )  # fmt: skip
