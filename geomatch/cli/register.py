@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from geomatch.registration.register import Registration
 
 
-def _matching(pattern: Path) -> list[Path]:
+def matching(pattern: Path) -> list[Path]:
     """The files of a pattern that the shell left alone, or what was given."""
     found = [] if pattern.exists() else sorted(glob.glob(str(pattern), recursive=True))
     return list(map(Path, found)) or [pattern]
@@ -75,7 +75,7 @@ def register(
     from geomatch.registration.stack import register_sequence
 
     make_out(out)
-    given = [path for pattern in images for path in _matching(pattern)]
+    given = [path for pattern in images for path in matching(pattern)]
     told: Any = {"pipeline": pipeline(), "reading": reading, "output": Output(**output)}
     if pair_list is not None:
         done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
