@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from geomatch.views.search import Effort
 
 
-def _collection(
+def collection_of(
     detector: str | None,
     descriptor: str | None,
     matcher: str | None,
-    effort: "Effort",
     max_keypoints: int,
-    rules: tuple[str, ...],
-    max_pairs: int | None,
     min_similarity: float | None,
     max_ratio: float | None,
-    guided: bool,
     masks: Path | None,
     ignore_border: int,
+    effort: "Effort" = "normal",
+    rules: tuple[str, ...] = (),
+    max_pairs: int | None = None,
+    guided: bool = True,
 ) -> dict[str, Any]:
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
@@ -47,7 +47,7 @@ MAX_RATIO = click.option(
     "--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"
 )
 collection_options = bundled(
-    "collection", _collection,
+    "collection", collection_of,
     DETECTOR,
     *MATCHING,
     MAX_RATIO,

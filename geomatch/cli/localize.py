@@ -5,34 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.collection import DETECTOR, MAX_RATIO
+from geomatch.cli.collection import DETECTOR, MAX_RATIO, collection_of
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import MATCHING, descriptor_config
+from geomatch.cli.match import MATCHING
 from geomatch.cli.options import MASKS, bundled, descriptor_options, run_options
 from geomatch.cli.register import matching
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
-
-
-def _features(
-    detector: str | None,
-    descriptor: str | None,
-    matcher: str | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    max_ratio: float | None,
-    masks: Path | None,
-    ignore_border: int,
-) -> dict[str, Any]:
-    from geomatch.collection import Extraction, Matching
-    from geomatch.images import Masks
-
-    config = descriptor_config(descriptor, matcher, patches=detector != "grid")
-    return {
-        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
-        "matching": Matching(matcher, None, min_similarity, max_ratio),
-    }
 
 
 @click.command()
@@ -41,10 +21,10 @@ def _features(
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR",
               help="The model's photographs. [default: what the run of reconstruct says]")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Folder for the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
+              help="For the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
 @click.option("--nearest", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="Images of the model that each query is matched with, those most alike.")  # fmt: skip
-@bundled("features", _features, DETECTOR, *MATCHING[:2], *MATCHING[3:], MAX_RATIO, *MASKS)
+@bundled("features", collection_of, DETECTOR, *MATCHING[:2], *MATCHING[3:], MAX_RATIO, *MASKS)
 @run_options("that of the run, or MODEL/localized/store")
 @descriptor_options(leave_out=("--seed", "--metric"))
 def localize(
@@ -64,6 +44,7 @@ def localize(
     """
     from geomatch.reconstruction import localize as run
 
+    del features["pairs"]
     given = [path for pattern in queries for path in matching(pattern)]
     done = run(given, model, images, out, nearest=nearest, context=context, **features)
     for name, one in done.items():
