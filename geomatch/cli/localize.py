@@ -24,7 +24,7 @@ if TYPE_CHECKING:
               help="For the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
 @click.option("--nearest", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="Images of the model that each query is matched with, those most alike.")  # fmt: skip
-@bundled("features", collection_of, DETECTOR, *MATCHING[:2], *MATCHING[3:], MAX_RATIO, *MASKS)
+@bundled("features", collection_of, DETECTOR, *MATCHING, MAX_RATIO, *MASKS)
 @run_options("that of the run, or MODEL/localized/store")
 @descriptor_options(leave_out=("--seed", "--metric"))
 def localize(

@@ -156,7 +156,7 @@ def points_at(features: Features, points2D: Any) -> NDArray[np.int64]:  # noqa: 
     places, count = to_colmap(features.keypoints), len(features)
     numbers = np.array([p.point3D_id if p.has_point3D() else -1 for p in points2D], np.int64)
     rows = np.array([p.xy for p in points2D], np.float32).reshape(-1, 2)
-    if count <= len(rows) and (np.abs(rows[:count] - places) <= 0.01).all():
+    if count <= len(rows) and (np.abs(rows[:count] - places) <= _REACH).all():
         return numbers[:count]
     rows, numbers = rows[numbers >= 0], numbers[numbers >= 0]
     if not count or not len(rows):
