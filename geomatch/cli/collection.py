@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from geomatch.views.search import Effort
 
 
-def collection_of(
+def _collection(
     detector: str | None,
     descriptor: str | None,
     matcher: str | None,
@@ -46,8 +46,10 @@ DETECTOR = click.option("--detector", metavar="NAME",
 MAX_RATIO = click.option(
     "--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"
 )
+feature_options = bundled("features", _collection, DETECTOR, *MATCHING, MAX_RATIO, *MASKS)
+"""Those of features and matches alone."""
 collection_options = bundled(
-    "collection", collection_of,
+    "collection", _collection,
     DETECTOR,
     *MATCHING,
     MAX_RATIO,

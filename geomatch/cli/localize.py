@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.collection import DETECTOR, MAX_RATIO, collection_of
+from geomatch.cli.collection import feature_options
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import MATCHING
-from geomatch.cli.options import MASKS, bundled, descriptor_options, run_options
+from geomatch.cli.options import descriptor_options, run_options
 from geomatch.cli.register import matching
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
               help="For the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
 @click.option("--nearest", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="Images of the model that each query is matched with, those most alike.")  # fmt: skip
-@bundled("features", collection_of, DETECTOR, *MATCHING, MAX_RATIO, *MASKS)
+@feature_options
 @run_options("that of the run, or MODEL/localized/store")
 @descriptor_options(leave_out=("--seed", "--metric"))
 def localize(

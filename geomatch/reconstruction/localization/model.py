@@ -48,7 +48,7 @@ class ModelImages:
     """The images of a model that have a pose and a file; what was read last stays in memory."""
 
     folder: Path
-    """Of the model itself."""
+    """Where ``images.bin`` or ``.txt`` is."""
     files: ImageFiles
     stored: StoredFeatures
     pooled: tuple[str, ...]
