@@ -178,9 +178,7 @@ def test_elsewhere_is_no_pose_but_a_reason(
     assert "localized   0 of 2" in told
     assert "no pose agrees with 0 2D-3D matches" in told
     assert (tmp_path / "out" / "poses.txt").read_text() == ""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "images.txt").touch()
-    assert main([*line, "--out", str(tmp_path / "model")]) == 2
+    assert main([*line, "--out", str(place.folder / "sparse")]) == 2
     assert "was not written by `geomatch localize`" in capsys.readouterr().err
     assert main(["localize", "nothing.png", *line[3:]]) == 2
     assert "nothing.png: no such image or folder" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Many photographs localized in a model, and what is written of them."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from geomatch.collection.folder import find_images
 from geomatch.collection.options import EXTRACTION, MATCHING, Extraction, Matching
 from geomatch.engine import BlockTask, FailedItem, RunContext
 from geomatch.engine.context import CONTEXT
-from geomatch.engine.run import in_blocks
+from geomatch.engine.run import grouped, in_blocks
 from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.files import digest_of, folder_beside, make_folder, read_json, write_whole
 from geomatch.reconstruction.localization.localizer import NEAREST, Localizer
@@ -28,6 +29,7 @@ _RESULTS, _POSES = "results.json", "poses.txt"
 _COLMAP = ("cameras.txt", "images.txt", "points3D.txt", "rigs.txt", "frames.txt")
 _BLOCK, _SAVED = 4, 5.0  # queries of a block, and seconds after which what is done is written
 _Query = tuple[str, Path]
+_log = logging.getLogger(__name__)
 
 
 def localize(
@@ -56,6 +58,8 @@ def localize(
     with context.started() as run:
         options = {"extraction": extraction, "matching": matching, "nearest": nearest, "context": run}
         localizer = Localizer(model, images, **options)  # type: ignore[arg-type]
+        for line in grouped(localizer.skipped):
+            _log.warning("left out of the model: %s", line)
         make_folder(out)
         try:
             lock = FileLock(out / ".lock").acquire(timeout=0)
@@ -109,7 +113,7 @@ def _find_queries(given: Sequence[Path]) -> dict[str, Path]:
 
 def _read(out: Path) -> dict[str, dict[str, Any]]:
     """What earlier runs found, by name."""
-    there = [name for name in (_RESULTS, _POSES, *_COLMAP) if (out / name).exists()]
+    there = [name for name in (_RESULTS, _POSES, *_COLMAP, "images.bin") if (out / name).exists()]
     content = read_json(out / _RESULTS, "file of results") if _RESULTS in there else {}
     if there and content.get("program") != _PROGRAM:
         raise GeomatchError(f"{out / there[0]} was not written by `{_PROGRAM}`: give another folder")
