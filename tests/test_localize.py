@@ -262,3 +262,24 @@ def test_points_are_at_their_rows_or_at_the_nearest() -> None:
     assert points_at(found, rows[1:]).tolist() == [7, 7, -1]
     rows[1].xy += 2  # another's keypoint, farther off than a pixel and a half
     assert points_at(found, rows).tolist() == points_at(found, rows[1:]).tolist() == [-1, -1, -1]
+
+
+def test_the_camera_is_the_model_s_where_file_and_images_agree(
+    place: Place, localizer: Localizer, tmp_path: Path
+) -> None:
+    model = localizer._model
+    known, free = model.trials(
+        place.folder / "queries" / HELD_OUT[0], LENS.size, ["view00.jpg", "view01.jpg"]
+    )
+    assert known == Trial(LENS)
+    assert (free.estimate, free.refine) == (True, True)
+    assert len(model.trials(None, (240, 320), names)) == 1
+    with PILImage.open(query) as picture:
+        exif = picture.getexif()
+        exif[0x010F], exif[0x0110] = "Maker", "Model"
+        exif.get_ifd(0x8769)[0xA405] = 36  # focal length on 35 mm film, whose long side has 36 mm
+        picture.save(tmp_path / "tagged.jpg", exif=exif)
+    tagged, _ = model.trials(tmp_path / "tagged.jpg", LENS.size, names)
+    assert tagged.refine
+    assert tagged.camera.model == "SIMPLE_PINHOLE"
+    assert tagged.camera.params[0] == pytest.approx(320, rel=0.05)
