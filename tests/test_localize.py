@@ -267,10 +267,9 @@ def test_points_are_at_their_rows_or_at_the_nearest() -> None:
 def test_the_camera_is_the_model_s_where_file_and_images_agree(
     place: Place, localizer: Localizer, tmp_path: Path
 ) -> None:
-    model = localizer._model
-    known, free = model.trials(
-        place.folder / "queries" / HELD_OUT[0], LENS.size, ["view00.jpg", "view01.jpg"]
-    )
+    model, names = localizer._model, ["view00.jpg", "view01.jpg"]
+    query = place.folder / "queries" / HELD_OUT[0]
+    known, free = model.trials(query, LENS.size, names)
     assert known == Trial(LENS)
     assert (free.estimate, free.refine) == (True, True)
     assert len(model.trials(None, (240, 320), names)) == 1
