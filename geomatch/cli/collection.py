@@ -18,13 +18,13 @@ def _collection(
     descriptor: str | None,
     matcher: str | None,
     max_keypoints: int,
-    rules: tuple[str, ...],
-    max_pairs: int | None,
     min_similarity: float | None,
     max_ratio: float | None,
-    guided: bool,
     masks: Path | None,
     ignore_border: int,
+    rules: tuple[str, ...] = (),
+    max_pairs: int | None = None,
+    guided: bool = True,
 ) -> dict[str, Any]:
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
@@ -38,13 +38,19 @@ def _collection(
     }
 
 
+DETECTOR = click.option("--detector", metavar="NAME",
+                        help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
+                             "[default: sift-large]")  # fmt: skip
+MAX_RATIO = click.option(
+    "--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"
+)
+feature_options = bundled("features", _collection, DETECTOR, *MATCHING, MAX_RATIO, *MASKS)
+"""Those of features and matches alone."""
 collection_options = bundled(
     "collection", _collection,
-    click.option("--detector", metavar="NAME",
-                 help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
-                      "[default: sift-large]"),
+    DETECTOR,
     *MATCHING,
-    click.option("--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"),
+    MAX_RATIO,
     click.option("--pairs", "rules", multiple=True, metavar="RULE",
                  help="exhaustive, sequential:N, retrieval:N, gps:N, file:PATH; may be repeated. "
                       "[default: exhaustive up to 60 images, then retrieval:20]"),
