@@ -131,7 +131,7 @@ def poses_of(model: Any) -> list[Array]:
 
 
 def centre_error(model: Any, truth: Any) -> float:
-    """The median distance of camera centres from the true ones, after a similarity, by the extent of these."""
+    """The median distance of camera centres from the true ones, after a similarity, by their extent."""
     names = sorted(image.name for image in model.images.values() if image.has_pose)
     ours, true = (
         np.array([one.find_image_with_name(name).projection_center() for name in names])

@@ -1,9 +1,9 @@
 """Observations of a model moved to sub-pixel accuracy, by comparing the images about them.
 
-A detector places a keypoint in each image alone, to half a pixel or so. A model says how the surroundings of a
-point look from each camera: through the plane at the point that faces the cameras. One observation of each
-track, seen frontally and at a middling scale, is its reference; its window is found in the track's other images.
-Whatever place of the surface the reference shows, the others then show the same.
+A detector places a keypoint in each image alone, to half a pixel or so. A model says how the surroundings of
+a point look from each camera: through the plane at the point that faces the cameras. One observation of each
+track, seen frontally and at a middling scale, is its reference; its window is found in the track's other
+images. Whatever place of the surface the reference shows, the others then show the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,13 +30,10 @@ from geomatch.stream import ahead
 _STEP = 4.0  # pixels over which the shape of a window is taken
 _LARGEST = 3.0  # pixels of the other image for one of the reference: with more, some go unseen
 _MAX_SHIFT = 3.0  # pixels off the model's place, and off the observation before
-_MIN_CORRELATION, _MAX_DEVIATION = (
-    0.8,
-    0.15,
-)  # pixels; those that are moved have 0.05 in the median (rendered)
+_MIN_CORRELATION, _MAX_DEVIATION = 0.8, 0.15  # pixels; 0.05 is the median of those moved (rendered)
 _LOOSE, _TIGHT, _FILTER = 0.5, 0.1, 10.0
-"""The Cauchy loss of the first adjustment has the first scale in pixels; of the second, twice the median error
-that is left, but at least the second scale. Observations off by ten such scales are removed before it."""
+"""The Cauchy loss of the first adjustment has the first scale in pixels; of the second, twice the median
+error that is left, but at least the second scale. What is off by ten such scales is removed before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,7 @@ def refine_tracks(
     Raises ImageError for images that cannot be read; GeomatchError for images of another size than the
     model's, and when COLMAP cannot adjust it.
     """
+    model.update_point_3d_errors()
     before = summarise_model(model)
     if not before.observations:
         return RefinementReport(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
