@@ -6,8 +6,7 @@ track, seen frontally and at a middling scale, is its reference; its window is f
 images. Whatever place of the surface the reference shows, the others then show the same.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.images import load_image
 from geomatch.reconstruction.models import summarise_model
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
-from geomatch.stream import ahead
 
 _STEP = 4.0  # pixels over which the shape of a window is taken
 _LARGEST = 3.0  # pixels of the other image for one of the reference: with more, some go unseen
@@ -38,21 +36,19 @@ error that is left, but at least the second scale. What is off by ten such scale
 
 @dataclass(frozen=True, slots=True)
 class RefinementReport:
-    """What `refine_tracks` did."""
+    """What `refine_tracks` did with the observations, and what came of it."""
 
     refined: int
-    """Observations that were moved."""
     kept: int
-    """Those that nothing was compared with: references, and all of a track whose reference is at the edge."""
     rejected: int
-    """Those that stay in their places, since the images there are not alike, or too plain."""
+    """Moved; compared with nothing (references, and tracks whose reference lies at the edge); and left where
+    they were, since the images there are not alike or too plain."""
     removed: int
     """Those of all these that the adjusted model contradicts, and has no more."""
     median_shift: float
-    """Pixels."""
     error_before: float
     error_after: float
-    """Mean reprojection errors in pixels."""
+    """Shift of those moved, and mean reprojection errors, in pixels."""
     mean_track_length: float
     """Images per point, at the end."""
 
@@ -100,39 +96,35 @@ def refine_tracks(
     if not before.observations:
         return RefinementReport(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
     points, track, places, views = _observations(model)
-    target, outcome = places.copy(), np.zeros(len(places), np.int8)
     corners, reference = _references(points, track, places, views)
     windows, usable = np.zeros((len(points), SIDE**2), np.uint8), np.zeros(len(points), np.bool_)
-    shown, steps = None if progress else True, 2 * len(views)
+    moved, rejected, shown, steps = [np.zeros(0)], 0, None if progress else True, 2 * len(views)
     with tqdm(total=steps, desc="refinement", unit="image", disable=shown) as bar:
-        for view, image in _read(views, images):
-            own = view.own[reference[track[view.own]] == view.own]
-            middles, shapes = (
-                from_colmap(places[own]).astype(np.float64),
-                np.tile(np.eye(2), (len(own), 1, 1)),
-            )
+        for view in views:
+            image, own = view.read(images), view.own[reference[track[view.own]] == view.own]
+            middles, shapes = from_colmap(places[own]), np.tile(np.eye(2), (len(own), 1, 1))
             windows[track[own]] = np.clip(np.rint(cut_windows(image, middles, shapes)), 0, 255)
             usable[track[own]] = windows_inside(image, middles, shapes)
             bar.update()
-        for view, image in _read(views, images):
-            own = view.own[(reference[track[view.own]] != view.own) & usable[track[view.own]]]
+        for view in views:
+            image, own = view.read(images), view.own[reference[track[view.own]] != view.own]
+            own = own[usable[track[own]]]
             found, agrees = _aligned(view, image, corners[track[own]], windows[track[own]], places[own])
-            outcome[own], target[own[agrees]] = np.where(agrees, 1, 2), found[agrees]
+            rows = np.array(view.image.get_observation_point2D_idxs())[own[agrees] - view.own[0]]
+            for row, place in zip(rows.tolist(), found[agrees], strict=True):
+                view.image.points2D[row].xy = place
+            moved.append(np.linalg.norm(found - places[own], axis=1)[agrees])
+            rejected += int((~agrees).sum())
             bar.update()
-    for view in views:
-        rows = np.array(view.image.get_observation_point2D_idxs())
-        moved = outcome[view.own] == 1
-        for row, place in zip(rows[moved].tolist(), target[view.own[moved]], strict=True):
-            view.image.points2D[row].xy = place
     adjust = partial(_adjust, model, fixed_poses, fixed_intrinsics, priors)
     adjust(_LOOSE)
     scale = float(np.clip(2 * np.median([point.error for point in model.points3D.values()]), _TIGHT, _LOOSE))
     manager = pycolmap().ObservationManager(model)
     removed = manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
     adjust(scale)
-    after, shifts = summarise_model(model), np.linalg.norm(target - places, axis=1)[outcome == 1]
+    after, shifts = summarise_model(model), np.concatenate(moved)
     return RefinementReport(
-        *(int((outcome == kind).sum()) for kind in (1, 0, 2)), int(removed),
+        len(shifts), len(places) - len(shifts) - rejected, rejected, int(removed),
         float(np.median(shifts)) if len(shifts) else 0.0,
         before.mean_reprojection_error, after.mean_reprojection_error, after.mean_track_length,
     )  # fmt: skip
@@ -140,7 +132,8 @@ def refine_tracks(
 
 def _observations(model: Any) -> tuple[Array, NDArray[np.int64], Array, list[_View]]:
     """(P, 3) points; (M,) their rows and (M, 2) COLMAP's pixels of observations; views with some."""
-    ids, seen, places, views = np.array(sorted(model.point3D_ids())), [], [], []
+    ids, seen, views = np.array(sorted(model.point3D_ids())), list[int](), list[_View]()
+    places = list[Any]()
     for image in (model.images[number] for number in sorted(model.reg_image_ids())):
         if own := image.get_observation_points2D():
             rows = np.arange(len(seen), len(seen) + len(own))
@@ -165,7 +158,7 @@ def _references(
         scale[view.own] = np.log2(view.image.camera.mean_focal_length() / depth)
         error[view.own] = np.linalg.norm(view.project(seen) - places[view.own], axis=1)
     sight /= np.linalg.norm(sight, axis=1, keepdims=True)
-    normal = np.stack([-np.bincount(track, sight[:, k], len(points)) for k in range(3)], axis=1)
+    normal = -np.stack([np.bincount(track, part, len(points)) for part in sight.T], axis=1).astype(np.float64)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     counts = np.bincount(track, minlength=len(points))
     first = np.cumsum(counts) - counts
@@ -184,25 +177,13 @@ def _references(
     return corners, reference
 
 
-def _read(views: list[_View], folder: Path) -> Iterator[tuple[_View, Grey]]:
-    def pixels(view: _View) -> int:
-        return int(view.image.camera.width * view.image.camera.height)
-
-    with closing(ahead(lambda view: view.read(folder), views, pixels)) as read:
-        yield from zip(views, read, strict=True)
-
-
 def _aligned(
     view: _View, image: Grey, corners: Array, windows: NDArray[np.uint8], places: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
     """(N, 2) COLMAP's pixels where windows are found in a view, and (N,) where that can be believed."""
     middle, right, below = (view.project(corners[:, k]) for k in range(3))
     shapes = np.stack([right - middle, below - middle], axis=2) / _STEP
-    start, found, agrees = (
-        from_colmap(middle).astype(np.float64),
-        places.copy(),
-        np.zeros(len(places), np.bool_),
-    )
+    start, found, agrees = from_colmap(middle), places.copy(), np.zeros(len(places), np.bool_)
     near = windows_inside(image, start, shapes) & (np.abs(shapes).max((1, 2)) < _LARGEST)
     aligned, correlation, deviation = align_windows(image, windows[near], start[near], shapes[near])
     found[near] = to_colmap(aligned)
