@@ -8,7 +8,6 @@ images. Whatever place of the surface the reference shows, the others then show 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from geomatch.images import load_image
 from geomatch.reconstruction.models import summarise_model
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
 
+Rows = NDArray[np.int64]
 _STEP = 4.0  # pixels over which the shape of a window is taken
 _LARGEST = 3.0  # pixels of the other image for one of the reference: with more, some go unseen
 _MAX_SHIFT = 3.0  # pixels off the model's place, and off the observation before
@@ -58,7 +58,7 @@ class _View:
     image: Any
     rotation: Array
     centre: Array
-    own: NDArray[np.int64]
+    own: Rows
     """Rows of its observations among all."""
 
     def project(self, points: Array) -> Array:
@@ -116,12 +116,12 @@ def refine_tracks(
             moved.append(np.linalg.norm(found - places[own], axis=1)[agrees])
             rejected += int((~agrees).sum())
             bar.update()
-    adjust = partial(_adjust, model, fixed_poses, fixed_intrinsics, priors)
-    adjust(_LOOSE)
+    fixed = fixed_poses, fixed_intrinsics
+    _adjust(model, fixed, priors, _LOOSE)
     scale = float(np.clip(2 * np.median([point.error for point in model.points3D.values()]), _TIGHT, _LOOSE))
     manager = pycolmap().ObservationManager(model)
     removed = manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
-    adjust(scale)
+    _adjust(model, fixed, priors, scale)
     after, shifts = summarise_model(model), np.concatenate(moved)
     return RefinementReport(
         len(shifts), len(places) - len(shifts) - rejected, rejected, int(removed),
@@ -130,7 +130,7 @@ def refine_tracks(
     )  # fmt: skip
 
 
-def _observations(model: Any) -> tuple[Array, NDArray[np.int64], Array, list[_View]]:
+def _observations(model: Any) -> tuple[Array, Rows, Array, list[_View]]:
     """(P, 3) points; (M,) their rows and (M, 2) COLMAP's pixels of observations; views with some."""
     ids, seen, views = np.array(sorted(model.point3D_ids())), list[int](), list[_View]()
     places = list[Any]()
@@ -145,9 +145,7 @@ def _observations(model: Any) -> tuple[Array, NDArray[np.int64], Array, list[_Vi
     return points, np.searchsorted(ids, seen), np.array(places), views
 
 
-def _references(
-    points: Array, track: NDArray[np.int64], places: Array, views: list[_View]
-) -> tuple[Array, NDArray[np.int64]]:
+def _references(points: Array, track: Rows, places: Array, views: list[_View]) -> tuple[Array, Rows]:
     """(P, 3, 3) where the plane at each point meets the lines of sight of its reference's middle and of what
     lies `_STEP` pixels right of it and below; (P,) the observation that is the reference."""
     sight, scale, error = np.zeros((len(track), 3)), np.zeros(len(track)), np.zeros(len(track))
@@ -193,33 +191,26 @@ def _aligned(
     return found, agrees
 
 
-def _adjust(
-    model: Any, fixed_poses: bool, fixed_intrinsics: bool, priors: Sequence[Any], scale: float
-) -> None:
-    library, config, options = (
-        pycolmap(),
-        pycolmap().BundleAdjustmentConfig(),
-        pycolmap().BundleAdjustmentOptions(),
-    )
+def _adjust(model: Any, fixed: tuple[bool, bool], priors: Sequence[Any], scale: float) -> None:
+    """Adjust the bundle; ``fixed`` says whether poses and intrinsics are."""
+    library = pycolmap()
+    config, options = library.BundleAdjustmentConfig(), library.BundleAdjustmentOptions()
     options.print_summary = False
-    options.refine_focal_length = options.refine_extra_params = not fixed_intrinsics
-    options.refine_rig_from_world = options.refine_sensor_from_rig = not fixed_poses
-    options.ceres.loss_function_type, options.ceres.loss_function_scale = (
-        library.LossFunctionType.CAUCHY,
-        scale,
-    )
-    solver = options.ceres.solver_options
-    solver.num_threads = 1  # sums of several threads differ from run to run
-    solver.max_num_iterations, solver.function_tolerance = 50, 1e-5
+    options.refine_rig_from_world = options.refine_sensor_from_rig = not fixed[0]
+    options.refine_focal_length = options.refine_extra_params = not fixed[1]
+    ceres, cauchy = options.ceres, library.LossFunctionType.CAUCHY
+    ceres.loss_function_type, ceres.loss_function_scale = cauchy, scale
+    ceres.solver_options.num_threads = 1  # sums of several threads differ from run to run
+    ceres.solver_options.max_num_iterations, ceres.solver_options.function_tolerance = 50, 1e-5
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
     try:  # not `pycolmap.bundle_adjustment`, which makes the whole process talk again (4.2.1)
-        if priors and not fixed_poses:
+        if priors and not fixed[0]:
             holding = library.PosePriorBundleAdjustmentOptions()
-            holding.ceres.prior_position_loss_function_type = library.LossFunctionType.CAUCHY
+            holding.ceres.prior_position_loss_function_type = cauchy
             adjuster = library.create_pose_prior_bundle_adjuster(options, holding, config, priors, model)
         else:
-            if not fixed_poses:
+            if not fixed[0]:
                 config.fix_gauge(library.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
             adjuster = library.create_default_bundle_adjuster(options, config, model)
         interruptible(lambda token: adjuster.solve())
