@@ -15,6 +15,7 @@ PAGES = "\n\n".join(
         "README.md",
         "SCALING.md",
         "docs/backbones.md",
+        "docs/colmap.md",
         "docs/embedded.md",
         "docs/gate.md",
         "docs/opencv.md",
