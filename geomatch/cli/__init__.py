@@ -16,6 +16,7 @@ from geomatch.cli.colmap import colmap
 from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.head import head
+from geomatch.cli.localize import localize
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
 from geomatch.cli.panorama import panorama
@@ -39,8 +40,8 @@ def app() -> None:
 
 
 _COMMANDS = (
-    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate, store,
-    benchmark, data, head,
+    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate,
+    localize, store, benchmark, data, head,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.add_command(_command)

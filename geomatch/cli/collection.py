@@ -39,13 +39,17 @@ def _collection(
     }
 
 
+DETECTOR = click.option("--detector", metavar="NAME",
+                        help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
+                             "[default: sift-large]")  # fmt: skip
+MAX_RATIO = click.option(
+    "--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"
+)
 collection_options = bundled(
     "collection", _collection,
-    click.option("--detector", metavar="NAME",
-                 help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
-                      "[default: sift-large]"),
+    DETECTOR,
     *MATCHING,
-    click.option("--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"),
+    MAX_RATIO,
     click.option("--pairs", "rules", multiple=True, metavar="RULE",
                  help="exhaustive, sequential:N, retrieval:N, gps:N, file:PATH; may be repeated. "
                       "[default: exhaustive up to 60 images, then retrieval:20]"),

@@ -46,12 +46,21 @@ def pool_images(
     return tuple(stored.keys.values())
 
 
+def pooled_row(extractor: DenseDescriber, image: Image) -> NDArray[np.float32]:
+    """(D,) pooled features of an image."""
+    return _row(_maps(extractor, [image])[0])
+
+
 def _maps(extractor: DenseDescriber, images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
     """The layers (D, h, w) of each image's map, in this machine's memory."""
     return [[layer.float().numpy(force=True) for layer in own.maps] for own in extractor.dense_many(images)]
 
 
 def _pooled(layers: Sequence[NDArray[np.float32]]) -> bytes:
+    return pack_arrays(KIND, {"row": _row(layers)})
+
+
+def _row(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """(D,) mean and standard deviation of each channel over the normalised cells of each layer."""
     parts = []
     for layer in layers:
@@ -59,7 +68,7 @@ def _pooled(layers: Sequence[NDArray[np.float32]]) -> bytes:
         cells = layer.reshape(len(layer), -1).astype(np.float64)
         cells /= np.maximum(np.linalg.norm(cells, axis=0), 1e-12)
         parts += [cells.mean(axis=1), cells.std(axis=1)]
-    return pack_arrays(KIND, {"row": np.concatenate(parts).astype(np.float32)})
+    return np.concatenate(parts).astype(np.float32)
 
 
 def nearest_images(store: Store, keys: Sequence[str], count: int, work: Work) -> NDArray[np.int64]:
@@ -110,15 +119,19 @@ def _rank(
 def _unit_rows(
     store: Store, chunks: Sequence[str], mean: _Row, deviation: _Row, number: int
 ) -> NDArray[np.float32]:
-    """(N, D) unit rows of a chunk, whose products say how alike images are.
+    return unit_rows(read_array(store, CHUNKS, chunks[number], "rows"), mean, deviation)
+
+
+def unit_rows(rows: NDArray[np.float32], mean: _Row, deviation: _Row) -> NDArray[np.float32]:
+    """(N, D) unit rows, whose products say how alike images are.
 
     Channels are centred and divided by their deviation over the collection: features that all photographs
     share say nothing about which belong together.
     """
-    rows = read_array(store, CHUNKS, chunks[number], "rows").astype(np.float64) - mean
-    rows *= np.where(deviation > CONSTANT * np.abs(mean), 1 / np.maximum(deviation, 1e-12), 0)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(norms, 1e-12), np.float32)
+    wide = rows.astype(np.float64) - mean
+    wide *= np.where(deviation > CONSTANT * np.abs(mean), 1 / np.maximum(deviation, 1e-12), 0)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.asarray(wide / np.maximum(norms, 1e-12), np.float32)
 
 
 def read_array(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:

@@ -1,0 +1,86 @@
+"""``geomatch localize``."""
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geomatch.cli.collection import DETECTOR, MAX_RATIO
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.match import MATCHING, descriptor_config
+from geomatch.cli.options import MASKS, bundled, descriptor_options, run_options
+
+if TYPE_CHECKING:
+    from geomatch.engine import RunContext
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files of a pattern that the shell left alone, or what was given."""
+    found = [] if pattern.exists() else sorted(glob.glob(str(pattern), recursive=True))
+    return list(map(Path, found)) or [pattern]
+
+
+def _features(
+    detector: str | None,
+    descriptor: str | None,
+    matcher: str | None,
+    max_keypoints: int,
+    min_similarity: float | None,
+    max_ratio: float | None,
+    masks: Path | None,
+    ignore_border: int,
+) -> dict[str, Any]:
+    from geomatch.collection import Extraction, Matching
+    from geomatch.images import Masks
+
+    config = descriptor_config(descriptor, matcher, patches=detector != "grid")
+    return {
+        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
+        "matching": Matching(matcher, None, min_similarity, max_ratio),
+    }
+
+
+@click.command()
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR",
+              help="The model's photographs. [default: what the run of reconstruct says]")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Folder for the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
+@click.option("--nearest", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+              help="Images of the model that each query is matched with, those most alike.")  # fmt: skip
+@bundled("features", _features, DETECTOR, *MATCHING[:2], *MATCHING[3:], MAX_RATIO, *MASKS)
+@run_options("that of the run, or MODEL/localized/store")
+@descriptor_options(leave_out=("--seed", "--metric"))
+def localize(
+    queries: tuple[Path, ...],
+    model: Path,
+    images: Path | None,
+    out: Path | None,
+    nearest: int,
+    features: dict[str, Any],
+    context: "RunContext",
+) -> int:
+    """Find where each QUERY was taken: its pose in MODEL.
+
+    QUERY is an image, a folder or a pattern; MODEL a folder that reconstruct
+    wrote, or any COLMAP model. Writes results.json, poses.txt (name, quaternion,
+    translation), images.txt and cameras.txt. Exit code 1: a query has no pose.
+    """
+    from geomatch.reconstruction import localize as run
+
+    given = [path for pattern in queries for path in _matching(pattern)]
+    done = run(given, model, images, out, nearest=nearest, context=context, **features)
+    for name, one in done.items():
+        text = f"not localized: {one.reason}"
+        if one:
+            text = (
+                f"{one.inliers} of {one.num_matches} matches, rotation within {one.rotation_deviation:.2g} "
+            )
+            text += f"degrees, centre within {one.centre_percent:.2g} % of the model's extent"
+        click.echo(f"{click.format_filename(name):{max(map(len, done))}}  {text}")
+    found = sum(map(bool, done.values()))
+    click.echo(f"localized   {found} of {len(done)}")
+    click.echo(f"wrote       {click.format_filename(out or model / 'localized')}")
+    return FOUND if found == len(done) else NOT_FOUND

@@ -1,0 +1,1 @@
+"""Where photographs were taken, by a model of the place."""
