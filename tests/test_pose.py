@@ -21,10 +21,10 @@ from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
-from geomatch.benchmarks.tasks.pose import evaluation
+from geomatch.benchmarks.tasks.pose import task as evaluation
 from geomatch.benchmarks.tasks.pose.data import Camera, RelativePose, read_cameras
-from geomatch.benchmarks.tasks.pose.evaluation import epipolar_distances, evaluate, pose_errors, solve
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET
+from geomatch.benchmarks.tasks.pose.task import epipolar_distances, evaluate, pose_errors, solve
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.types import Features
