@@ -98,12 +98,11 @@ def run_benchmark(
             raise GeomatchError(f"nothing can run: {why}")
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
-        cache = store if settings.cache_features and task.caches else None
         need: Need = "processor" if device == "cpu" else "large network"
         limited = list(chosen)
         if not task.dense:  # an object may find more
             limited = [replace(one, max_keypoints=allowed(one, settings.max_keypoints)) for one in chosen]
-        evaluating = Evaluating(name, tuple(limited), tuple(usable), store, cache, need)
+        evaluating = Evaluating(name, tuple(limited), tuple(usable), store, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in chosen}
@@ -220,7 +219,6 @@ class Evaluating:
     protocols: tuple[Any, ...]
     entries: tuple[Entry, ...]
     store: Store
-    cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
@@ -238,7 +236,7 @@ class Evaluating:
 
     def evaluate(self, job: Job) -> tuple[Cells, int]:
         """Rows, and how many had to be computed."""
-        evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.cache)
+        evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.store)
         cells: Cells = {}
         computed: list[str] = []
         for protocol, key in self.keys(job):

@@ -25,14 +25,12 @@ Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the numbers of a run besides data, protocols and methods, or how much is cached."""
+    """What decides the numbers of a run besides data, protocols and methods."""
 
     max_keypoints: int = 2000
     """Keypoints per image, at most; protocols take the best of them."""
     split: str | None = None
     """The data set's split, where it has several; None takes the one that is reported."""
-    cache_features: bool = True
-    """Cache features and maps, not only rows; a search of many settings does without."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Task:
     whole: int | Mapping[str, int]  # units of the release, perhaps by split; 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
-    evaluation: Callable[[Any, Entry, Store | None], Evaluation]  # on a unit; caches features
+    evaluation: Callable[[Any, Entry, Store], Evaluation]  # on a unit; caches features
     measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
@@ -90,7 +88,6 @@ class Task:
     notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
-    caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all

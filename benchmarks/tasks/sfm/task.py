@@ -81,7 +81,7 @@ class SceneEvaluation:
 
     scene: Scene
     entry: Entry
-    store: Store | None
+    store: Store
 
     def rows(self, protocol: SfmProtocol) -> list[Row]:
         """A row per image of the truth; the first has what belongs to the whole model."""
@@ -205,6 +205,6 @@ TASKS = {
         _severity, _worst, lambda protocol: Axes("Pairs within a pose error", "threshold, degrees",
                                                  "pairs within it, %"),
         lambda protocol, rows: recall_curve((v := _values(protocol, rows))[~np.isnan(v)], _LIMIT),
-        dense=False, caches=False, undefined=_undefined, create=create_sfm_method,
+        dense=False, undefined=_undefined, create=create_sfm_method,
     ),
 }  # fmt: skip
