@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from geomatch.geometry import image_corners, normalize_homography, resize_homography, shift_homography
 
-Motion = Literal["upright", "rotated", "tilted", "oblique"]
+Motion = Literal["upright", "rotated", "oblique"]
 
 
 def random_homography(
@@ -18,12 +18,10 @@ def random_homography(
 
     ``upright``: rotation up to 25 degrees, scale 0.6 to 1.6, stretch e^0.35, perspective 0.12.
     ``rotated``: any rotation, scale 0.5 to 2, the same stretch and perspective.
-    ``tilted``: a plane seen obliquely, with a tilt of 1.5 to 4 (ASIFT's; Morel and Yu, 2009) and perspective
-    up to 0.25 along it; scale 0.8 to 1.6; rotation up to 30 degrees or any, each in half of the cases.
-    ``oblique``: the same with tilts of 3 to 5.5.
+    ``oblique``: a plane with a tilt of 3 to 5.5 (ASIFT's; Morel and Yu, 2009), perspective up to 0.25 along
+    it; scale 0.8 to 1.6; rotation up to 30 degrees or any, each in half of the cases.
     """
-    tilts = {"tilted": (1.5, 4.0), "oblique": (3.0, 5.5)}
-    linear, perspective = _tilt(rng, tilts[motion]) if motion in tilts else _change(rng, motion)
+    linear, perspective = _tilt(rng) if motion == "oblique" else _change(rng, motion)
     view = np.eye(3)
     view[:2, :2] = linear
     view[2, :2] = perspective / (np.array(size) / 2)
@@ -42,10 +40,8 @@ def _change(rng: np.random.Generator, motion: Motion) -> tuple[NDArray[np.float6
     return _rotation(angle) @ stretched * scale, rng.uniform(-0.12, 0.12, 2)
 
 
-def _tilt(
-    rng: np.random.Generator, tilts: tuple[float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    tilt, scale = np.exp(rng.uniform(*np.log(tilts))), np.exp(rng.uniform(*np.log([0.8, 1.6])))
+def _tilt(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    tilt, scale = (np.exp(rng.uniform(*np.log(ends))) for ends in ([3.0, 5.5], [0.8, 1.6]))
     angle = np.radians(rng.uniform(-30, 30)) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     axis = rng.uniform(0, 2 * np.pi)
     squeezed = _rotation(-axis) @ np.diag([tilt**-0.75, tilt**0.25]) @ _rotation(axis)

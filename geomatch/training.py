@@ -43,10 +43,9 @@ class FittedHead:
     images: int  # number of images that it was fitted on
     skipped: dict[str, str]  # images that could not be used, and why
     pairs: int  # number of corresponding keypoints that it was fitted on
-    before: float | None
-    """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
-    the corresponding keypoints of the other view, is right. None when it was not measured."""
-    after: float | None  # the same with it
+    rank1: tuple[float, float] | None
+    """Rank-1 accuracy without and with it, in the held-out images: share of keypoints whose nearest
+    neighbour, among the corresponding ones of the other view, is right. None when it was not measured."""
 
 
 def fit_on_images(
@@ -106,11 +105,9 @@ def fit_on_images(
     head = fit_head(first, second, dimension, config.feature_settings())
     training = {"model": config.model, "images": used, "pairs": count, "views": views, "seed": seed}
     head = replace(head, training=training)
-    before = after = None
-    if held_out:
-        before = rank1(held_out)
-        after = rank1([(head.apply(a), head.apply(b), view) for a, b, view in held_out])
-    return FittedHead(head, len(used), skipped, count, before, after)
+    projected = [(head.apply(a), head.apply(b), view) for a, b, view in held_out]
+    measured = (rank1(held_out), rank1(projected)) if held_out else None
+    return FittedHead(head, len(used), skipped, count, measured)
 
 
 @isolated()

@@ -33,9 +33,8 @@ def detectors() -> dict[str, Callable[[int, str], Detector]]:
     """Every detector by name, as a function of the largest number of keypoints and the network's device."""
 
     def network(name: str, *kind: str) -> Callable[[int, str], Detector]:
-        return lambda count, device: __getattr__(name)(
-            *kind, max_keypoints=count, device=device
-        )  # loads torch
+        # loads torch when it is called
+        return lambda count, device: __getattr__(name)(*kind, max_keypoints=count, device=device)
 
     def opencv(name: str) -> Callable[[int, str], Detector]:
         return lambda count, device: OpenCVDetector(name, count)

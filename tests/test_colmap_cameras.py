@@ -169,7 +169,7 @@ def test_a_fisheye_lens_needs_its_focal_length(tmp_path: Path) -> None:
     fisheye = Cameras(model="OPENCV_FISHEYE")
     image_sizes(tmp_path, ["a.jpg"], fisheye)
     with pytest.raises(
-        GeomatchError, match=r"the focal length is missing.* b\.png .*--camera-params or --cameras"
+        GeomatchError, match=r"the focal length is missing.* b\.png, .*--camera-params or --cameras"
     ):
         image_sizes(tmp_path, ["a.jpg", "b.png"], fisheye)
     image_sizes(tmp_path, ["b.png"], Cameras(model="OPENCV_FISHEYE", params="20,20,32,24,0,0,0,0"))

@@ -158,14 +158,13 @@ def test_keypoints_that_make_no_sense(hloc: Callable[[], Correspondences], tmp_p
     import h5py
 
     features, name = tmp_path / "h5" / "features.h5", min(hloc().features)
-    wrong: tuple[Any, ...] = (7.0, np.zeros(4), np.full((3, 2), np.nan), ["text"], np.zeros((3, 2), "f2"))
+    wrong: tuple[Any, ...] = (7.0, np.zeros(4), np.full((3, 2), np.nan), ["text"])
     for values in wrong:
         with h5py.File(features, "a") as file:
             del file[name]["keypoints"]
             file[name]["keypoints"] = values
-        with pytest.raises(FeaturesError, match=rf"features.h5: (the keypoints of )?{name}") as found:
+        with pytest.raises(FeaturesError, match=rf"features.h5: (the keypoints of )?{name}"):
             _ = hloc().features[name]
-    assert "as_half=False" in str(found.value)
     whole = features.read_bytes()
     features.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FeaturesError, match=r"features.h5: not a readable h5 file of hloc"):

@@ -89,10 +89,10 @@ def test_file_beside_that_of_patches(tmp_path: Path, photo0: Image) -> None:
     save_network_head(NetworkHead(network, settings, {"images": ["00"]}), tmp_path)
     save_network_head(NetworkHead(PatchNetwork((8, 8, 8), 4).eval(), {"sampling": "patch"}, {}), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(HEAD_FILES.values())
-    loaded = load_head(tmp_path, "dense")
+    loaded = load_head(tmp_path / HEAD_FILES["dense"])
     assert isinstance(loaded, NetworkHead)
     assert (loaded.dimension, loaded.settings, loaded.training) == (16, settings, {"images": ["00"]})
-    assert load_head(tmp_path).dimension == 4
+    assert load_head(tmp_path / HEAD_FILES["patch"]).dimension == 4
     maps = maps_of(network, 40, 32)
     for on in (loaded.on_maps("cpu", "cosine"), NetworkHead(network, {}, {}).on_maps("cpu", "l2")):
         torch.testing.assert_close(on(maps), network(maps), atol=1e-5, rtol=0)

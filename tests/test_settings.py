@@ -178,7 +178,7 @@ def fitting(folder: Path) -> Arrays:
     rng = np.random.default_rng(1)
     first = rng.normal(size=(300, 12)).astype(np.float32)
     fit_head(first, first + 0.1 * rng.normal(size=first.shape).astype(np.float32), 4, {}).save(folder)
-    head = load_head(folder)
+    head = load_head(folder / "head.safetensors")
     assert isinstance(head, LinearHead)
     return [head.mean, head.projection]
 

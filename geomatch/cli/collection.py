@@ -1,8 +1,7 @@
 """Options of the commands that match a folder, and what they tell of it."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -66,25 +65,22 @@ CAMERAS = (
                  help="COLMAP's name; focal lengths come from EXIF where it has them."),
     click.option("--camera-params", metavar="F,CX,CY,...", default="",
                  help="Known parameters, in COLMAP's order and pixels."),
-    click.option("--cameras", "cameras_file", type=click.Path(path_type=Path), metavar="FILE",
+    click.option("--cameras", "known", type=click.Path(path_type=Path), metavar="FILE",
                  help="Known cameras instead: a COLMAP model or its cameras.txt, by image name or size."),
 )  # fmt: skip
-CAMERA_NAMES = ("camera_mode", "camera_model", "camera_params", "cameras_file")
+CAMERA_NAMES = ("camera_mode", "camera_model", "camera_params", "known")
 
 
-def cameras_of(
-    camera_mode: str, camera_model: str, camera_params: str, cameras_file: Path | None
-) -> "Cameras":
+def cameras_of(camera_mode: str, camera_model: str, camera_params: str, known: Path | None) -> "Cameras":
     """The cameras of new images."""
     from geomatch.colmap import Cameras
 
-    if cameras_file:
+    if known:
         refuse_given(click.get_current_context(), CAMERA_NAMES[:3], "with --cameras, which has them")
-    return Cameras(camera_mode, camera_model, camera_params, cameras_file)  # type: ignore[arg-type]
+    return Cameras(camera_mode, camera_model, camera_params, known)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Keypoints and matches of another program, as the command line names them; false without any."""
 
     path: Path | None
@@ -92,14 +88,14 @@ class Source:
     matches: Path | None
 
     def __bool__(self) -> bool:
-        return bool(self.path or self.features or self.matches)
+        return any(one is not None for one in self)
 
     @property
     def database(self) -> Path | None:
         """The database that it is, if it is one."""
         from geomatch.colmap.formats.convert import is_database
 
-        return self.path if self.path and is_database(self.path) else None
+        return None if self.features or self.matches or not is_database(self.path) else self.path
 
     def read(self, images: Path) -> "Correspondences":
         """Keypoints and matches, for the folder of images."""
@@ -111,7 +107,7 @@ class Source:
         """Refuse options of matching, which have no effect; if a database is ``copied``, of cameras, too."""
         names = {*_collection.__annotations__, "store"}
         names |= {str(option.name) for option in context.command.params if "dift_" in str(option.name)}
-        if context.params["verification"] != "geomatch":
+        if context.params.get("verification") != "geomatch":
             names |= {"engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker"}
         refuse_given(context, names, "on keypoints and matches that are there (--from)")
         if copied:

@@ -6,32 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.collection import (
-    CAMERA_NAMES,
-    CAMERAS,
-    Source,
-    cameras_of,
-    collection_options,
-    geometry,
-    source_options,
-    tell,
-    tell_remade,
-)
+from geomatch.cli import collection as shared
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
 from geomatch.cli.outputs import outputs
 
 if TYPE_CHECKING:
+    from geomatch.colmap import Cameras
     from geomatch.engine import RunContext
-
-
-def _writing(
-    camera_mode: str, camera_model: str, camera_params: str, cameras_file: Path | None,
-    verification: str, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """How `geomatch.colmap.export_database` is called."""
-    cameras = cameras_of(camera_mode, camera_model, camera_params, cameras_file)
-    return {"cameras": cameras, "verification": verification, "seed": seed}
 
 
 @click.group()
@@ -44,20 +26,25 @@ def colmap() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["database", "text", "hloc", "npz"]), default="database",
               show_default=True, help="What TARGET becomes: a file, else a folder.")  # fmt: skip
-@source_options
-@click.option("--extend", is_flag=True, help="Add to a database that exists.")
-@collection_options
+@shared.source_options
+@shared.collection_options
 @run_options("geomatch-store beside TARGET")
-@bundled("writing", _writing, *CAMERAS, *geometry("colmap", "geomatch", "none"))
+@bundled("cameras", shared.cameras_of, *shared.CAMERAS)
+@bundled(
+    "writing",
+    dict,
+    click.option("--extend", is_flag=True, help="Add to a database that exists."),
+    *shared.geometry("colmap", "geomatch", "none"),
+)
 @descriptor_options(leave_out=("--seed", "--metric"))
 def export(
     images: Path,
     target: Path,
     form: str,
-    source: Source,
-    extend: bool,
+    source: shared.Source,
     collection: dict[str, Any],
     context: "RunContext",
+    cameras: "Cameras",
     writing: dict[str, Any],
 ) -> int:
     """Match the images of the folder IMAGES and write TARGET, a COLMAP database.
@@ -73,20 +60,20 @@ def export(
     from geomatch.errors import GeomatchError
 
     # everything is checked before the matching, which takes long
-    cameras, copied = writing["cameras"], source.database if form == "database" and not extend else None
+    given = click.get_current_context()
+    copied = source.database if form == "database" and not writing["extend"] else None
     if source:
-        source.check(click.get_current_context(), copied is not None)
+        source.check(given, copied is not None)
     if form == "database":
-        check_target(target, extend)
+        check_target(target, writing["extend"])
         check_cameras(cameras)
     else:
-        names = ("extend", "verification", "seed", *CAMERA_NAMES)
-        refuse_given(click.get_current_context(), names, f"on {form} files: --format database")
+        refuse_given(given, (*writing, *shared.CAMERA_NAMES), f"on {form} files: --format database")
         if target.exists() and (target.is_file() or any(target.iterdir())):
             raise GeomatchError(f"{target} exists already; give another name")
     remade: list[str] = []
     if copied:
-        del writing["cameras"]
+        del writing["extend"]
         click.echo(copy_database(copied, target, images, **writing, context=context).text())
         click.echo(f"wrote       {click.format_filename(target)}")
         return FOUND
@@ -104,9 +91,9 @@ def export(
         result = match_collection(folder, **collection, context=context)
         found, remade = result.correspondences, result.remade
         failed = bool(result.skipped or result.failed_pairs)
-        tell(result)
+        shared.tell(result)
     if form == "database":
-        report = export_database(images, found, target, **writing, extend=extend, context=context)
+        report = export_database(images, found, target, cameras=cameras, **writing, context=context)
         click.echo(report.text())
         failed = failed or bool(report.images_skipped)
     else:
@@ -114,7 +101,7 @@ def export(
         for what, count in skipped.items():
             click.echo(f"skipped     {count} {what}")
         failed = failed or UNREADABLE in skipped
-    tell_remade(remade)
+    shared.tell_remade(remade)
     click.echo(f"wrote       {click.format_filename(target)}")
     return NOT_FOUND if failed else FOUND
 

@@ -44,7 +44,7 @@ def fit(descriptor: str, images: Path, out: Path, dimension: int, views: int) ->
         click.echo(f"skipped     {name}: {reason}", err=True)
     fitted.head.save(out)
     click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
-    if fitted.before is not None and fitted.after is not None:
-        shares = f"{100 * fitted.before:.1f} % without, {100 * fitted.after:.1f} % with it"
-        click.echo(f"rank-1      {shares}, in images held out of the fit")
+    if fitted.rank1:
+        before, after = (f"{100 * share:.1f} %" for share in fitted.rank1)
+        click.echo(f"rank-1      {before} without, {after} with it, in images held out of the fit")
     click.echo(f"wrote       {click.format_filename(out / HEAD_FILES[config.sampling])}")

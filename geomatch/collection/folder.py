@@ -93,7 +93,7 @@ def _files(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (path / name for name in files)
 
 

@@ -30,8 +30,6 @@ from geomatch.store import Store
 from geomatch.store.packs import PackIndex, stored_results, write_pack
 from geomatch.types import Features, Matches
 
-KIND = "matches"
-ARRAYS = ("counts", "indices", "similarity")
 BLOCK_IMAGES = 32  # most images of a block: their features are what a worker holds in memory
 BLOCK_PAIRS = (16, 256)
 """Fewest and most pairs of a block; between them a sixty-fourth of all, so that few are shared out, too."""
@@ -66,7 +64,7 @@ def match_pairs(
     Returns the matches of all, why pairs could not be matched, and how many were not cached.
     """
     store = stored.store
-    index = PackIndex.read(store, KIND, ARRAYS, mend=True)
+    index = PackIndex.read(store, mend=True)
     places = index.find(keys)
     todo: list[int] = np.flatnonzero(places[:, 0] < 0).tolist()
     packs = {name: number for number, name in enumerate(index.names)}
@@ -85,7 +83,7 @@ def match_pairs(
             places[pair.place] = packs.setdefault(result[0], len(packs)), result[1]
 
     def read() -> Iterator[MatchedPair]:
-        for pair, _, part, arrays in stored_results(store, KIND, tuple(packs), places, ARRAYS):
+        for pair, _, part, arrays in stored_results(store, tuple(packs), places):
             matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
             yield MatchedPair(*pairs[pair], matches)
 
@@ -106,7 +104,7 @@ def _match(
         "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),
         "similarity": np.concatenate([matches.similarity for matches in found]),
     }
-    name = write_pack(store, KIND, [pair.key for pair in block], arrays)
+    name = write_pack(store, [pair.key for pair in block], arrays)
     return [(name, row) for row in range(len(block))]
 
 

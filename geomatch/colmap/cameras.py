@@ -70,15 +70,13 @@ def image_sizes(
         except ImageError as error:
             skipped[name] = first_line(error)
             continue
-        first, size = shared.setdefault(_together(name, cameras.mode) or name, (name, sizes[name]))
+        first, size = shared.setdefault(_together(name, cameras.mode), (name, sizes[name]))
         if size != sizes[name]:
             text = f"{first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x{sizes[name][1]}"
             raise FeaturesError(f"{text}; images of one camera must be of one size: use auto or per-image")
         if "FISHEYE" in cameras.model and not cameras.params and camera_of(images / name, size) is None:
-            text = (
-                f"{cameras.model}: the focal length is missing, EXIF data of {name} have none; COLMAP's guess"
-            )
-            raise GeomatchError(f"{text} fits no fisheye lens: give --camera-params or --cameras")
+            text = f"{cameras.model}: the focal length is missing, also in EXIF data of {name}, and COLMAP's"
+            raise GeomatchError(f"{text} guess fits no fisheye lens: give --camera-params or --cameras")
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     if cameras.file:
@@ -100,46 +98,40 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
     def like(name: str, size: tuple[int, int]) -> Any:
         return (size, *_exif(images / name)) if mode == "auto" else _together(name, mode)
 
-    shared, groups = defaultdict[Any, dict[int, Any]](dict), defaultdict[Any, list[str]](list)
-    for name, camera in present.items():
-        key = known_camera(camera) if known else like(name, (camera.width, camera.height))
-        shared[key][camera.camera_id] = camera
+    shared, groups = defaultdict[Any, set[int]](set), defaultdict[Any, list[str]](list)
+    given = tuple(float(value) for value in cameras.params.split(",")) if cameras.params else None
+    asked = mode == "auto" and not known and (given is not None or cameras.model != CAMERAS.model)
+    for name, one in present.items():
+        key: Any = known_camera(one) if known else like(name, (one.width, one.height))
+        if asked:  # only one that a new one would repeat
+            key = key, one.model_name, given and tuple(one.params)
+        shared[key].add(one.camera_id)
     for name in [name for name in sizes if name not in present]:
         groups[known.get(name) or like(name, sizes[name])].append(name)
     for key, members in groups.items():
         model, params, own = cameras.model, cameras.params, shared[key]
         if known:
             model, params = key.model, ",".join(map(repr, key.params))
-        elif mode == "auto" and own:  # join one that is as a new one would be
-            state = model, bool(params) or camera_of(images / members[0], key[0]) is not None
-            own = {n: camera for n, camera in own.items() if _state(camera, params) == state}
-            own = own if len(own) == 1 else {}
-        elif len(own) > 1:
+        elif asked:
+            own = shared[key, model, given]
+        elif len(own) > 1 and mode != "auto":
             text = f"camera mode {mode}: images that share one with {members[0]} have {len(own)}"
             raise GeomatchError(f"{text} in the database; use 'auto' or 'per-image'")
         options = library.ImageReaderOptions()
         options.camera_model, options.camera_params = model, params
-        if own:
+        if len(own) == 1 or (own and known):
             options.existing_camera_id = min(own)
-        # group by group: for folders COLMAP itself ignores existing_camera_id
-        sharing = library.CameraMode.PER_IMAGE if key is None else library.CameraMode.SINGLE
+        single = library.CameraMode.SINGLE  # in other modes COLMAP ignores existing_camera_id
         try:
-            library.import_images(str(path), str(images), sharing, members, options)
+            library.import_images(str(path), str(images), single, members, options)
         except (RuntimeError, ValueError) as error:
             text = f"COLMAP cannot make {model} cameras with parameters {params!r} ({first_line(error)})"
             raise GeomatchError(text) from error
 
 
-def _state(camera: Any, params: str) -> tuple[str, bool] | None:
-    """Its model and whether its focal length is known; None if it has not the ``params`` that are given."""
-    if params and [float(value) for value in params.split(",")] != list(camera.params):
-        return None
-    return camera.model_name, camera.has_prior_focal_length
-
-
-def _together(name: str, mode: CameraMode) -> str | None:
-    """What the names of images of one camera have in common; None where names say nothing."""
-    return {"single": "/", "per-folder": str(PurePosixPath(name).parent)}.get(mode)
+def _together(name: str, mode: CameraMode) -> str:
+    """What the names of images of one camera have in common."""
+    return {"single": "/", "per-folder": str(PurePosixPath(name).parent)}.get(mode, name)
 
 
 def _exif(path: Path) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ def shapes_from_colmap(rows: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray
     if rows.shape[1] == 6:
         a11, a12, a21, a22 = rows[:, 2:].T
         scales, angles = (np.hypot(a11, a21) + np.hypot(a12, a22)) / 2, np.arctan2(a21, a11)
-    return (DIAMETER * scales, angles) if (scales > 0).all() else (None, None)
+    good = (scales > 0) & np.isfinite(scales + angles)
+    return (DIAMETER * scales, angles) if good.all() else (None, None)
 
 
 def homography_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -159,10 +159,10 @@ def copy_database(
 
 def require_sound(path: Path, images: Path | None = None) -> None:
     """Raise `GeomatchError` when `check_database` finds an error."""
-    report = check_database(path, images)
-    wrong = next((one.message for one in report.findings if one.severity == "error"), "")
-    if wrong:
-        raise GeomatchError(f"{path} has errors that must be mended first (`colmap check`): {wrong}")
+    for one in check_database(path, images).findings:
+        if one.severity == "error":
+            text = f"{path} has errors that must be mended first (`colmap check`)"
+            raise GeomatchError(f"{text}: {one.message}")
 
 
 def _imported(
@@ -173,7 +173,7 @@ def _imported(
     present = {image.name: image for image in opened.read_all_images() if image.name in sizes}
     for name in list(sizes):
         if name not in present:  # what COLMAP cannot use it only logs
-            images_skipped[name] = "COLMAP cannot read it: a format that it does not know, or damaged"
+            images_skipped[name] = "COLMAP cannot use it: damaged, an unknown format or not its camera's size"
             del sizes[name]
         elif (camera := cameras[present[name].camera_id]) != (size := sizes[name]):
             text = f"{name}: its camera in the database is of {camera[0]}x{camera[1]} pixels, the file has "

@@ -38,7 +38,8 @@ def read_known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if not line.startswith("#")]
 
 
 def assign_cameras(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:

@@ -77,12 +77,9 @@ def beyond_correspondences(path: Path) -> str:
     tables = ("cameras", "rigs", "frames", "pose_priors", "descriptors", "two_view_geometries")
     with opened(path) as connection:
         there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        counts = [
-            (connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0], table.replace("_", " "))
-            for table in tables
-            if table in there
-        ]
-    return ", ".join(f"{number} {table}" for number, table in counts if number)
+        queries = {one: f"SELECT count(*) FROM {one}" for one in tables if one in there}
+        rows = {one: connection.execute(query).fetchone()[0] for one, query in queries.items()}
+    return ", ".join(f"{number} {one.replace('_', ' ')}" for one, number in rows.items() if number)
 
 
 def read(path: Path) -> Correspondences:

@@ -1,7 +1,7 @@
 """Everything that decides a DIFT descriptor."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from geomatch.types import Metric
 
@@ -10,10 +10,6 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["auto", "on", "off"]
 Latent = Literal["mode", "sample"]
 Side = Literal["long", "short"]
-_CHOICES = {
-    "latent": Latent, "metric": Metric, "sampling": Sampling, "image_side": Side, "dtype": DType,
-    "compile": Compile,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +104,8 @@ class DIFTConfig:
         whole = all(isinstance(side, int) and side >= 1 for side in sides)
         if self.image_size is not None and (not whole or len(sides) != 2):
             raise ValueError(f"image_size must be None, a positive int or a pair, got {self.image_size}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
+        for name, choices in get_type_hints(DIFTConfig).items():
+            if get_origin(choices) is Literal and getattr(self, name) not in get_args(choices):
                 allowed = " or ".join(get_args(choices))
                 raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 

@@ -59,10 +59,9 @@ class DIFTExtractor:
     @cached_property
     def head(self) -> Head | None:
         """The projection head, when the configuration asks for one."""
-        file, wanted = head_file(self.config), self.config.feature_settings()
-        if file is None:
+        file, head, wanted = head_file(self.config), self._stored_head, self.config.feature_settings()
+        if file is None or head is None:
             return None
-        head = load_head(file)
         names = dict.fromkeys([*wanted, *head.settings])
         different = [name for name in names if head.settings.get(name) != wanted.get(name)]
         if different:
@@ -72,9 +71,14 @@ class DIFTExtractor:
             )
         return head
 
+    @cached_property
+    def _stored_head(self) -> Head | None:
+        file = head_file(self.config)
+        return None if file is None else load_head(file)
+
     @property
     def _distilled(self) -> bool:
-        return isinstance(self.head, NetworkHead) and self.head.distilled
+        return isinstance(self._stored_head, NetworkHead) and self._stored_head.distilled
 
     def load_networks(self) -> None:
         """Load networks and projection head now."""

@@ -16,6 +16,7 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
 from geomatch.reconstruction.known_poses import restore_frame, triangulate
 from geomatch.reconstruction.models import merit
+from geomatch.reconstruction.refine_tracks import refine_tracks
 
 Mapper = Literal["incremental", "global", "triangulation"]
 _MIN_MODEL_SIZE = 3
@@ -48,6 +49,7 @@ class Mapping:
     positions: bool = False
     """Hold cameras near the database's pose priors, which come from EXIF: the model is in metres."""
     refine: bool = True
+    """Align observations with the images to sub-pixel accuracy afterwards, see `refine_tracks`."""
     rigs: Path | None = None
     """COLMAP's rig configuration: images of one frame of a rig keep their places to each other."""
 
@@ -60,6 +62,8 @@ class Mapping:
             raise ValueError(
                 "global mapping starts from nothing: a model is extended by the incremental mapper"
             )
+        if self.positions and self.mapper != "incremental":
+            raise ValueError(f"{self.mapper} mapping uses no positions: the incremental mapper does")
 
 
 MAPPING = Mapping()
@@ -72,31 +76,60 @@ def map_database(
 
     They are ``pycolmap.Reconstruction`` objects, that with most images first. ``known`` is the model of
     ``mapping.start`` (`read_poses`), with the database's ids (`adopt_ids`); what it becomes comes first.
+
+    Raises GeomatchError when COLMAP fails, or positions are asked for and the database has none; and what
+    `refine_tracks` does.
     """
     if out.exists():
         shutil.rmtree(out)
     best: list[Any] = []
     with database(str(path)) as opened:
-        images_given = opened.num_images()
+        images_given, priors = opened.num_images(), _positions(opened) if mapping.positions else []
+    if mapping.positions and not priors:
+        raise GeomatchError(f"{path}: no image has a position; leave out the positions (--gps)")
     fresh = mapping.mapper == "incremental" and known is None
-    with (
-        new_folder(out) as temporary,
-        tqdm(total=images_given, desc="mapping", unit="image", disable=None if progress else True) as bar,
-    ):
-        for start in _STARTS if fresh else _STARTS[:1]:
-            bar.reset()
-            with tempfile.TemporaryDirectory(dir=temporary.parent) as work:
-                found = _run_mapper((path, images, Path(work)), mapping, start, known, bar)
-            models = sorted((model for model in found if min(merit(model)) > 0), key=merit, reverse=True)
-            if models and (not best or merit(models[0]) > merit(best[0])):
-                best = models
-            if best and best[0].num_reg_images() >= images_given / 2:
-                break
+    with new_folder(out) as temporary:
+        with tqdm(
+            total=images_given, desc="mapping", unit="image", disable=None if progress else True
+        ) as bar:
+            for start in _STARTS if fresh else _STARTS[:1]:
+                bar.reset()
+                with tempfile.TemporaryDirectory(dir=temporary.parent) as work:
+                    found = _run_mapper((path, images, Path(work)), mapping, start, known, bar)
+                models = sorted((model for model in found if min(merit(model)) > 0), key=merit, reverse=True)
+                if models and (not best or merit(models[0]) > merit(best[0])):
+                    best = models
+                if best and best[0].num_reg_images() >= images_given / 2:
+                    break
+        if mapping.refine:
+            _refine(best, images, mapping, known, priors, progress)
         for number, model in enumerate(best):
             folder = temporary / str(number)
             folder.mkdir()
             model.write(str(folder))
     return best
+
+
+def _refine(
+    models: list[Any], images: Path, mapping: Mapping, known: Any, priors: list[Any], progress: bool
+) -> None:
+    fixed = mapping.fix_poses or mapping.mapper == "triangulation"
+    for model in models:
+        refine_tracks(
+            model, images, fixed_poses=fixed, fixed_intrinsics=fixed or mapping.fix_intrinsics,
+            priors=priors, progress=progress,
+        )  # fmt: skip
+        if known is not None and not fixed:
+            restore_frame(model, known)
+
+
+def _positions(opened: Any) -> list[Any]:
+    """The database's pose priors with a position, as the mapper takes them: degrees become metres."""
+    options = pycolmap().DatabaseCacheOptions()
+    options.convert_pose_priors_to_enu = True
+    options.min_num_matches = pycolmap().IncrementalPipelineOptions().min_num_matches
+    priors = pycolmap().DatabaseCache.create(opened, options).pose_priors
+    return [prior for prior in priors if prior.has_position()]
 
 
 def _run_mapper(
@@ -109,6 +142,9 @@ def _run_mapper(
         if mapping.mapper == "global":
             settings = library.GlobalPipelineOptions()
             settings.random_seed = mapping.seed
+            if mapping.fix_intrinsics:
+                adjustment = settings.mapper.bundle_adjustment
+                adjustment.refine_focal_length = adjustment.refine_extra_params = False
             return list(library.global_mapping(*texts, settings).values())
         options = _options(mapping, start)
         if known is None:
@@ -123,10 +159,10 @@ def _run_mapper(
         options.multiple_models = False
         if mapping.fix_poses:
             options.fix_existing_frames, options.constant_cameras = True, set(known.cameras)
-        (model,) = _incremental(texts, options, bar, begun)
+        found = _incremental(texts, options, bar, begun) or [model]
         if not mapping.fix_poses:
-            restore_frame(model, known)
-        return [model]
+            restore_frame(found[0], known)
+        return found
     except (RuntimeError, ValueError) as error:
         raise GeomatchError(f"COLMAP's {mapping.mapper} mapper failed: {first_line(error)}") from error
 
@@ -141,7 +177,7 @@ def _options(mapping: Mapping, start: dict[str, float]) -> Any:
     if mapping.fix_intrinsics:
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
         options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
-    options.use_prior_position = mapping.positions
+    options.use_prior_position = options.use_robust_loss_on_prior_position = mapping.positions
     return options
 
 

@@ -28,7 +28,7 @@ from geomatch.registration.pictures import (
     estimate_of,
     write_index,
     write_warped,
-)  # fmt: skip
+)
 
 TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
 """Names of what is written."""

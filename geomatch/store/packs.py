@@ -1,4 +1,4 @@
-"""Many small results in one object: object storage has millions of objects, not billions."""
+"""The matches of many pairs in one object: object storage has millions of objects, not billions."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,21 +12,24 @@ from geomatch.errors import DamagedError, FeaturesError
 from geomatch.files import pack_arrays, unpack_arrays
 from geomatch.store.store import Store
 
+KIND = "matches"
+ARRAYS = ("counts", "indices", "similarity")
+"""Arrays of a pack: how many matches each pair has, and those of all pairs, one after the other."""
 _KEY = np.dtype("S32")
 """Raw SHA-256 of all that decides a result; zeros at the end, which NumPy drops, are dropped everywhere."""
 
 
-def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
+def write_pack(store: Store, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
     """Write results in the order of their keys, raw SHA-256; return the pack's name, their checksum."""
     whole = b"".join(keys)
     name, rows = hashlib.sha256(whole).hexdigest(), np.frombuffer(whole, np.uint8).reshape(-1, 32)
-    store.write(kind, name, pack_arrays(kind, {"keys": rows, **arrays}))
+    store.write(KIND, name, pack_arrays(KIND, {"keys": rows, **arrays}))
     return name
 
 
-def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict[str, NDArray[Any]]:
+def read_pack(store: Store, name: str) -> dict[str, NDArray[Any]]:
     """The arrays of a pack, with ``keys`` (P, 32); raises `DamagedError`, or `KeyError` if it is missing."""
-    return unpack_arrays(store.read(kind, name), store.label(kind, name), kind, ("keys", *arrays))
+    return unpack_arrays(store.read(KIND, name), store.label(KIND, name), KIND, ("keys", *ARRAYS))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,18 +41,18 @@ class PackIndex:
     places: NDArray[np.int32]  # (K, 2) pack and row of each
 
     @classmethod
-    def read(cls, store: Store, kind: str, arrays: Sequence[str], mend: bool = False) -> "PackIndex":
-        """Read the keys of all packs of a kind but damaged ones; ``mend`` removes these."""
+    def read(cls, store: Store, mend: bool = False) -> "PackIndex":
+        """Read the keys of all packs but damaged ones; ``mend`` removes these."""
         names: list[str] = []
         keys, places = [np.zeros(0, _KEY)], [np.zeros((0, 2), np.int32)]
-        for name in sorted(store.sizes(kind)):
+        for name in sorted(store.sizes(KIND)):
             try:
-                found = read_pack(store, kind, name, arrays)["keys"]
+                found = read_pack(store, name)["keys"]
             except KeyError:
                 continue
             except DamagedError:
                 if mend:
-                    store.remove(kind, name)
+                    store.remove(KIND, name)
                 continue
             rows = np.arange(len(found), dtype=np.int32)
             places.append(np.stack([np.full_like(rows, len(names)), rows], axis=1))
@@ -71,7 +74,7 @@ class PackIndex:
 
 
 def stored_results(
-    store: Store, kind: str, names: Sequence[str], places: NDArray[np.int32], arrays: Sequence[str]
+    store: Store, names: Sequence[str], places: NDArray[np.int32]
 ) -> Iterator[tuple[int, int, slice, dict[str, NDArray[Any]]]]:
     """Read the results that `PackIndex.find` found in the packs of these names, pack after pack.
 
@@ -85,9 +88,9 @@ def stored_results(
         if pack < 0:
             continue
         try:
-            found = read_pack(store, kind, names[pack], arrays)
+            found = read_pack(store, names[pack])
         except (KeyError, DamagedError) as error:
-            label = store.label(kind, names[pack])
+            label = store.label(KIND, names[pack])
             raise FeaturesError(f"{label} is missing or damaged; give the same command again") from error
         ends = np.cumsum(found["counts"])
         for position in part.tolist():

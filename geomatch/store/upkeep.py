@@ -1,20 +1,17 @@
-"""Looking into a store: what is there, what is damaged, and what no run needs any more."""
+"""Looking into a store: what is there, and what no run needs any more."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from geomatch.errors import DamagedError, GeomatchError
-from geomatch.files import is_sound
 from geomatch.store.manifest import KIND as RUNS
 from geomatch.store.manifest import Manifest
 from geomatch.store.packs import PackIndex, as_keys, read_pack
 from geomatch.store.store import Store
 
 OBJECTS = ("features", "global")  # kinds whose objects manifests name
-MATCHES = ("counts", "indices", "similarity")  # arrays of the packs of matches
 KINDS = (RUNS, *OBJECTS, "matches", "views", "maps", "rows", "tracks")
 
 
@@ -51,32 +48,13 @@ def inspect_store(store: Store) -> StoreInfo:
         for kind, keys in manifest.objects.items():
             done[kind] = len(set(keys) & sizes[kind].keys()), len(set(keys))
         if len(manifest.pair_keys):
-            held = held or PackIndex.read(store, "matches", MATCHES)
+            held = held or PackIndex.read(store)
             there = int((held.find(manifest.pair_keys)[:, 0] >= 0).sum())
             done["pairs"] = there, len(manifest.pair_keys)
         states.append(RunState(manifest, done))
     states.sort(key=lambda state: state.manifest.started, reverse=True)
     counted = {kind: (len(found), sum(found.values())) for kind, found in sizes.items() if found}
     return StoreInfo(counted, states, damaged)
-
-
-def verify_store(store: Store, progress: bool = True) -> tuple[int, list[str]]:
-    """Read everything and compare checksums; the number of objects, and names of the damaged ones."""
-    store.check()
-    found = [(kind, key) for kind in KINDS for key in sorted(store.sizes(kind))]
-    damaged = []
-    checked = 0
-    for kind, key in tqdm(found, desc="verify", unit="object", disable=None if progress else True):
-        try:
-            sound = is_sound(store.read(kind, key))
-        except KeyError:  # removed meanwhile
-            continue
-        except DamagedError:
-            sound = False
-        checked += 1
-        if not sound:
-            damaged.append(store.name(kind, key))
-    return checked, damaged
 
 
 def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int]:
@@ -100,8 +78,8 @@ def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int]:
     pairs = np.unique(np.concatenate([as_keys(manifest.pair_keys) for manifest in manifests]))
     for name, size in store.sizes("matches").items():
         try:
-            keys = as_keys(read_pack(store, "matches", name, MATCHES)["keys"])
-        except (KeyError, DamagedError):  # verify tells
+            keys = as_keys(read_pack(store, name)["keys"])
+        except (KeyError, DamagedError):  # the next run that reads it removes it
             continue
         if not np.isin(keys, pairs).any():
             going.append(("matches", name, size))

@@ -157,8 +157,6 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:
-    if not checkpoint.is_file():
-        raise WeightsError(f"{checkpoint}: no such file")
     check_file(checkpoint)
     with reading(checkpoint, "torch checkpoint of weights alone", WeightsError):
         state = load_pickled(checkpoint)

@@ -124,7 +124,8 @@ def render(
         texture, focal = panel.texture, camera.params[0] * over
         texels = texture.shape[1] / np.linalg.norm(panel.right) * float(np.median(distance[seen])) / focal
         for _ in range(max(int(np.log2(max(texels, 1)) + 0.5), 0)):
-            texture = np.asarray(cv2.pyrDown(texture), np.uint8)
+            half = texture.shape[1] // 2, texture.shape[0] // 2  # pyrDown would move it by half a texel
+            texture = np.asarray(cv2.resize(texture, half, interpolation=cv2.INTER_AREA), np.uint8)
         rows, columns = texture.shape[:2]
         places = (np.stack([s[seen] * columns, t[seen] * rows]) - 0.5).astype(np.float32)
         side = -(-places.shape[1] // 1024)

@@ -142,6 +142,8 @@ def _check_cameras(connection: sqlite3.Connection, tell: Tell) -> _Sizes:
         elif model != _EQUIRECTANGULAR:
             params, focals = np.frombuffer(data, "<f8"), 2 if model in _TWO_FOCAL_LENGTHS else 1
             focal, centre = params[:focals], params[focals : focals + 2]
+            if not prior:
+                add("note", "the focal length is a guess (prior_focal_length 0); give it if known", name)
             if not np.isfinite(params).all():
                 add("error", "parameters are NaN or infinite", name)
                 continue
@@ -150,15 +152,14 @@ def _check_cameras(connection: sqlite3.Connection, tell: Tell) -> _Sizes:
             if (centre < 0).any() or (centre > (width, height)).any():
                 text = "the principal point lies outside the image; look at the model's order of parameters"
                 add("warning", text, f"{name}, {centre[0]:g} {centre[1]:g}")
-            if not prior:
-                add("note", "the focal length is a guess (prior_focal_length 0); give it if known", name)
     return sizes
 
 
 def _check_images(connection: sqlite3.Connection, sizes: _Sizes, tell: Tell) -> dict[int, Photo]:
     rows = connection.execute("SELECT image_id, CAST(name AS TEXT), camera_id FROM images").fetchall()
     add, sensors = partial(tell, "image"), dict[int, int]()
-    if columns(connection, "frame_data") and connection.execute("SELECT 1 FROM frames LIMIT 1").fetchone():
+    known = columns(connection, "frames") and columns(connection, "frame_data")
+    if known and connection.execute("SELECT 1 FROM frames LIMIT 1").fetchone():
         query = "SELECT data_id, sensor_id FROM frame_data JOIN frames USING (frame_id) WHERE sensor_type = 0"
         sensors = dict.fromkeys((image_id for image_id, *_ in rows), -1) | dict(connection.execute(query))
     for image_id, name, camera_id in rows:

@@ -116,15 +116,14 @@ def check_descriptors(
     present, total = columns(connection, "descriptors"), 0
     if not present:
         return 0
-    query = (
-        f"SELECT image_id, rows, cols, {'type' if 'type' in present else 0}, length(data) FROM descriptors"
-    )
+    more = f"{'type' if 'type' in present else 0}, coalesce(length(data), 0)"
+    query = f"SELECT image_id, rows, cols, {more} FROM descriptors"
     for image_id, rows, cols, kind, length in connection.execute(query):
         if image_id not in photos:
             tell("row", "warning", _NO_IMAGE.format("descriptors"), f"image_id {image_id}")
             continue
         add, name = partial(tell, "image"), photos[image_id].name
-        if not (isinstance(rows, int) and isinstance(cols, int) and (length or 0) == rows * cols):
+        if not (isinstance(rows, int) and isinstance(cols, int) and length == rows * cols):
             text = "descriptors have another length than rows x columns bytes; write uint8"
             add("error", text, f"{name}, {length} bytes for {rows} x {cols}")
             continue

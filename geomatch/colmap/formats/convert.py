@@ -57,9 +57,9 @@ def check_names(names: Iterable[str], form: Format) -> None:
         raise FeaturesError(f"{spaced[0]!r}: lists of pairs cannot hold spaces; rename {len(spaced)} images")
 
 
-def is_database(path: Path) -> bool:
+def is_database(path: Path | None) -> bool:
     """True for a file of SQLite, as COLMAP's databases are."""
-    if not path.is_file():
+    if path is None or not path.is_file():
         return False
     with path.open("rb") as stream:
         return stream.read(len(sqlite.HEADER)) == sqlite.HEADER

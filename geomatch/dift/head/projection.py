@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.dift.config import Sampling
 from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.distilled import PatchNetwork
 from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
@@ -156,9 +155,8 @@ def pool_patches(maps: Sequence[Tensor]) -> Tensor:
 
 
 @isolated(gradients=True)
-def load_head(place: Path, sampling: Sampling = "patch") -> Head:
-    """A projection head by its file, or by the folder that holds it; `WeightsError` unless it is sound."""
-    path = place / HEAD_FILES[sampling] if place.is_dir() else place
+def load_head(path: Path) -> Head:
+    """The projection head in a file; `WeightsError` unless it is sound."""
     if not path.is_file():
         raise WeightsError(
             f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
