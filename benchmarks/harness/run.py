@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
@@ -202,8 +202,7 @@ def _check_travels(evaluating: "Evaluating", workers: int) -> None:
             ) from error
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One unit with one method, under all protocols."""
 
     unit: Any

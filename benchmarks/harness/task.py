@@ -146,14 +146,11 @@ class Task:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
-        count = self.amount(len(data.units) if data.known is None else data.known, data.split)
+        count = self.amount(len(data.units), data.split)
         text = (
             f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
-        if not data.missing:
-            return text
-        more = len(data.missing) - 3
-        return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
+        return f"{text}; missing: {data.missing}" if data.missing else text
 
 
 def by_name(*protocols: Any) -> dict[str, Any]:

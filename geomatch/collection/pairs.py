@@ -119,22 +119,24 @@ def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
                 yield name, names[other]
 
 
-def parts_of(line: str) -> list[str]:
-    """The names on a line of a list, separated by spaces, or by tabs when names have spaces."""
-    return [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+def read_list(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Number, text and names of each line that is not empty; names are split at spaces, or at tabs if any."""
+    with reading(path, "list of pairs"):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            parts = line.split("\t") if "\t" in line else line.split()
+            yield number, line, [part.strip() for part in parts]
 
 
 def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
-    with reading(path, "list of pairs"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
     unknown = 0
-    for number, line in enumerate(lines, 1):
-        pair = parts_of(line)
+    for number, line, pair in read_list(path):
         if len(pair) == 3:
             with suppress(ValueError):
                 float(pair[2])  # a score
                 del pair[2]
-        if not line.strip() or (line.lstrip().startswith("#") and not known.issuperset(pair)):
+        if line.lstrip().startswith("#") and not known.issuperset(pair):
             continue
         if len(pair) != 2 or pair[0] == pair[1]:
             text = "expected two different image names and a space, or a tab if they have spaces, between"

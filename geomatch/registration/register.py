@@ -238,23 +238,19 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
     rows = {one.key: one for one in (*done, *others.values())}
     write_whole(out / RECORD, json.dumps([asdict(one) for one in rows.values()], indent=1) + "\n")
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
     entries = [f"h{row}{column}" for row in range(3) for column in range(3)]
-    writer.writerow(
-        ["reference", "image", "file", "model", "smooth", "matches", "inliers", "corner_deviation", "score",
-         "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks", "reason"]
-    )  # fmt: skip
+    columns = ["reference", "image", "file", "model", "smooth", "matches", "inliers", "corner_deviation",
+               "score", "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks",
+               "reason"]  # fmt: skip
+    writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for one in done:
-        matrix = [""] * 9 if one.matrix is None else [f"{value:.12g}" for row in one.matrix for value in row]
-        deviation = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
-        score = "" if one.score is None else f"{one.score:.4f}"
-        writer.writerow(
-            [one.reference, one.image, one.file, one.model, one.smooth, one.matches, one.inliers, deviation,
-             score, *one.offset, *matrix, _listed(one.parameters),
-             _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
-        )  # fmt: skip
+        matrix = [f"{value:.12g}" for row in one.matrix or () for value in row]
+        own = asdict(one) | dict(zip(entries, matrix, strict=False))
+        own |= {"offset_x": one.offset[0], "offset_y": one.offset[1], "remarks": "; ".join(one.remarks)}
+        own["corner_deviation"] = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
+        own["score"] = "" if one.score is None else f"{one.score:.4f}"
+        for name in ("parameters", "parameter_deviations"):
+            own[name] = " ".join(f"{key}={value:.9g}" for key, value in (own[name] or {}).items())
+        writer.writerow(own)
     write_whole(out / TABLE, table.getvalue().encode(errors="replace"))
-
-
-def _listed(values: dict[str, float] | None) -> str:
-    return " ".join(f"{name}={value:.9g}" for name, value in (values or {}).items())
