@@ -10,7 +10,6 @@ from functools import partial
 from geomatch.estimators.gate import Gate
 from geomatch.estimators.models import Essential, Fundamental
 from geomatch.estimators.pose import relative_pose
-from geomatch.estimators.smooth import SmoothEstimator
 from geomatch.estimators.solvers import (
     OPENCV_METHODS,
     Estimator,
@@ -23,7 +22,7 @@ from geomatch.estimators.two_view import estimate_two_view
 
 __all__ = [
     "Essential", "Estimator", "Fundamental", "Gate", "KorniaEstimator", "OpenCVEstimator",
-    "PoseLibEstimator", "SmoothEstimator", "create_estimator", "estimate_two_view", "estimators",
+    "PoseLibEstimator", "create_estimator", "estimate_two_view", "estimators",
     "relative_pose", "threshold_of",
 ]  # fmt: skip
 
@@ -37,13 +36,11 @@ def estimators() -> dict[str, Callable[[float], Estimator]]:
     }
 
 
-def create_estimator(
-    name: str, threshold: float = 3.0, model: str = "homography", smooth: str = "none"
-) -> Estimator:
+def create_estimator(name: str, threshold: float = 3.0, model: str = "homography") -> Estimator:
     """Create an estimator by its name.
 
-    ``model`` is a plane model of `geomatch.transforms.PLANES` or ``auto``, ``smooth`` a residual warp after
-    it, ``tps`` or ``polynomial``. ValueError, listing the names, when there is none of that name.
+    ``model`` is a plane model of `geomatch.transforms.PLANES` or ``auto``. ValueError, listing the names,
+    when there is none of that name.
     """
     known = estimators()
     if name not in known:
@@ -56,4 +53,4 @@ def create_estimator(
                 f"{name} has homographies only, not the model {model!r}; choose one of: {others}"
             )
         estimator = replace(estimator, model=model)
-    return estimator if smooth == "none" else SmoothEstimator(estimator, smooth)
+    return estimator

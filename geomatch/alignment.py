@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators import Estimator, threshold_of
+from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
 from geomatch.estimators.score import aligned
-from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import resize_homography, shift_homography, warp_points
 from geomatch.images import Image, reduce_image
 from geomatch.types import HomographyEstimate
@@ -52,11 +51,10 @@ def align_parts(
     (M, 2) within the estimator's threshold in pixels of image 1, or ``threshold`` if it has none, are the
     inliers. Where too few keypoints or matches agree with it, the one given is returned. The uncertainty of
     the corners stays that of the matches: keypoints followed into image 1 are wrong together, so that theirs
-    looks too small. The model stays that of the one given; one with a residual warp is returned as it is.
+    looks too small. The model stays that of the one given.
     """
-    if found.smooth:
-        return found
-    estimator = plane_estimator(estimator, found.model)
+    if isinstance(estimator, OpenCVEstimator):
+        estimator = replace(estimator, model=found.model)
     threshold = threshold_of(estimator, threshold)
     best = found
     for _ in range(_ROUNDS):

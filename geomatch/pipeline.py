@@ -107,9 +107,6 @@ class Pipeline:
     """Where the matches tell nothing certain, tilted views of both images are matched (`geomatch.views`):
     with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to 6, with ``fast`` none;
     learned matchers do without the last. Not for grids, and for large networks with ``high`` only."""
-    smooth: str = "none"
-    """A smooth warp on top of a plane: ``tps`` (thin-plate spline) or ``polynomial`` (of degree 2), where the
-    matches tell one; needs the extra ``register``."""
     device: str = "auto"
     """Where networks run that are given by name."""
     parts: Parts = field(init=False, repr=False)
@@ -119,17 +116,18 @@ class Pipeline:
         check_effort(self.effort)
         check_options(self.metric, self.min_similarity, self.max_ratio, self.matcher in (None, "mnn"))
         plane = self.model in PLANE_MODELS
-        if not plane and (self.estimator != "usac_magsac" or self.smooth != "none"):
-            raise ValueError("an estimator and a smooth warp are for planes; other models bring their own")
-        if not isinstance(self.estimator, str) and (self.model, self.smooth) != ("homography", "none"):
-            raise ValueError("an estimator that is an object brings its own model and smooth warp")
+        if not plane and self.estimator != "usac_magsac":
+            raise ValueError("an estimator is for planes; other models bring their own")
+        if not isinstance(self.estimator, str) and self.model != "homography":
+            raise ValueError("an estimator that is an object brings its own model")
         if isinstance(self.model, str) and self.model not in MODELS:
             known = ", ".join(MODELS)
             raise ValueError(f"unknown model {self.model!r}; choose one of: {known}, or give an object")
         estimator = self.estimator
         if isinstance(estimator, str):
-            model = str(self.model) if plane else "homography"
-            estimator = create_estimator(estimator, self.threshold, model, self.smooth)
+            estimator = create_estimator(
+                estimator, self.threshold, str(self.model) if plane else "homography"
+            )
         given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
         object.__setattr__(self, "parts", Parts(*choose_parts(*given), estimator))
 

@@ -66,8 +66,7 @@ class MatchResult:
 
 
 _OF_PLANES = (
-    "model", "parameters", "parameter_deviations", "corner_deviations", "covariance", "smooth",
-    "control_points", "control_shifts", "score",
+    "model", "parameters", "parameter_deviations", "corner_deviations", "covariance", "score",
 )  # fmt: skip
 
 

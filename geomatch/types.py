@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from geomatch.errors import DamagedError, ShapeError, reading
 from geomatch.files import pack_arrays, read_archive, unpack_arrays, write_whole
-from geomatch.transforms import PLANES, SMOOTH, parameter_deviations, plane_parameters, shifts_at
+from geomatch.transforms import PLANES, parameter_deviations, plane_parameters
 
 _UNCERTAIN = 5.0  # pixels of a corner, or degrees of a pose, from which on it is remarked
 _DOUBTFUL = 0.5  # score below which it is remarked
@@ -217,12 +217,6 @@ class HomographyEstimate(_Found):
     """The plane model that ``matrix`` is of, one of `geomatch.transforms.PLANES`."""
     covariance: NDArray[np.float64] | None = None
     """(8, 8) of the first eight entries of ``matrix``, row by row, as the inliers determine them."""
-    smooth: str = ""
-    """The residual warp after the matrix, one of `geomatch.transforms.SMOOTH`; empty when there is none."""
-    control_points: NDArray[np.float64] | None = None
-    """(K, 2) pixels of image 0 that determine the residual warp, see `geomatch.transforms.shifts_at`."""
-    control_shifts: NDArray[np.float64] | None = None
-    """(K, 2) pixels of image 1 that it adds there."""
     score: float | None = None
     """Probability that the mean error of image 0's corners is below 1 % of the diagonal of the box that they
     have in image 1 (`geomatch.estimators.score`); None when unknown."""
@@ -232,10 +226,9 @@ class HomographyEstimate(_Found):
     def __post_init__(self) -> None:
         _Found.__post_init__(self)
         self._check(np.float64, matrix=(3, 3), corner_deviations=(4,), covariance=(8, 8))
-        self._check(np.float64, control_points=("N", 2), control_shifts=("N", 2))
         object.__setattr__(self, "second_support", int(self.second_support))
-        if self.model not in PLANES or self.smooth not in ("", *SMOOTH):
-            raise ValueError(f"HomographyEstimate is of no known kind: {self.model!r}, {self.smooth!r}")
+        if self.model not in PLANES:
+            raise ValueError(f"HomographyEstimate is of no known model: {self.model!r}")
         if abs(self.matrix[2, 2] - 1) > 1e-9:  # OpenCV 5 gives the number below one
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
@@ -249,16 +242,6 @@ class HomographyEstimate(_Found):
         """Standard deviations of the parameters; empty when unknown."""
         known = self.covariance
         return {} if known is None else parameter_deviations(self.model, self.matrix, known)
-
-    def send(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Where points (N, 2) of image 0 lie in image 1: through the matrix, then the residual warp."""
-        p = np.asarray(points, np.float64).reshape(-1, 2)
-        sent = p @ self.matrix[:, :2].T + self.matrix[:, 2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sent = np.where(sent[:, 2:] == 0, np.inf, sent[:, :2] / sent[:, 2:])
-        if self.control_points is None or self.control_shifts is None:
-            return np.asarray(sent)
-        return np.asarray(sent + shifts_at(self.smooth, self.control_points, self.control_shifts, p))
 
     @property
     def uncertain(self) -> bool:

@@ -155,7 +155,7 @@ def test_what_known_cameras_cannot_be(tmp_path: Path) -> None:
         check_cameras(Cameras("single", file=tmp_path))
     for text in ("1 OPENCV 64 48 50\n", "1 LENS 64 48 50 32 24\n", "1 PINHOLE wide\n"):
         (tmp_path / "cameras.txt").write_text(text)
-        with pytest.raises(GeomatchError):
+        with pytest.raises(GeomatchError, match=r"cameras\.txt: "):
             check_cameras(Cameras(file=tmp_path / "cameras.txt"))
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "none.txt", tmp_path / "empty"):

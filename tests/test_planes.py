@@ -1,6 +1,5 @@
-"""Plane models simpler than a homography, the choice among them, and smooth residual warps."""
+"""Plane models simpler than a homography, the choice among them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,18 +7,15 @@ import pytest
 import skimage.transform
 from match_sets import cluster_and_stray, line_and_outliers, plane_truth, random_matches, two_lines
 from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
 
 from geomatch import EstimationFailure, HomographyEstimate, corner_error, warp_points
 from geomatch.alignment import align_parts, prepare_part
-from geomatch.estimators import Gate, OpenCVEstimator, SmoothEstimator, create_estimator
+from geomatch.estimators import Gate, OpenCVEstimator, create_estimator
 from geomatch.estimators.planes import PLANES
 from geomatch.estimators.score import aligned
-from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import image_corners
 from geomatch.images import Image
 from geomatch.synthetic import random_homography
-from geomatch.transforms import shifts_at
 
 Array = NDArray[np.float64]
 SIZE = (640, 480)
@@ -182,135 +178,10 @@ def test_wrong_models_are_refused() -> None:
         create_estimator("ransac", model="rigid")
     with pytest.raises(ValueError, match=r"kornia has homographies only, not the model 'affine'; .*usac_mag"):
         create_estimator("kornia", model="affine")
-    with pytest.raises(
-        ValueError, match="unknown residual warp 'spline'; choose from: tps, polynomial, none"
-    ):
-        create_estimator("ransac", smooth="spline")
-
-
-def bend(points: Array) -> Array:
-    """A polynomial of degree 2, 8 px at most."""
-    x, y = ((points - [320, 240]) / 320).T
-    return np.stack([5 * x * x + 3 * y * y, 6 * x * y - 4 * x * x], 1)
-
-
-def bent_matches(
-    rng: np.random.Generator, field: Callable[[Array], Array], inliers: int, outliers: int, noise: float
-) -> tuple[Array, Array, Array]:
-    """Matches of a plane with a field added, and its matrix."""
-    truth = random_homography(rng, SIZE)
-    p0, p1 = random_matches(rng, truth, inliers, outliers)
-    good = np.linalg.norm(warp_points(truth, p0) - p1, axis=1) < 1e-6
-    p1[good] += field(p0[good]) + rng.normal(0, 1, (good.sum(), 2)) * noise
-    return p0, p1, truth
-
-
-@pytest.mark.parametrize("kind", ["tps", "polynomial"])
-def test_smooth_fields_are_recovered_beside_wild_outliers(kind: str, rng: np.random.Generator) -> None:
-    p0, p1, truth = bent_matches(rng, bend, 400, 200, 0.3)
-    estimator = create_estimator("usac_magsac", smooth=kind)
-    estimate = found(estimator.estimate(p0, p1, SIZE))
-    assert estimate.smooth == kind
-    where = warp_points(truth, LATTICE) + bend(LATTICE)
-    plane = np.linalg.norm(warp_points(estimate.matrix, LATTICE) - where, axis=1).mean()
-    assert np.linalg.norm(estimate.send(LATTICE) - where, axis=1).mean() < 0.4 < 1.1 < plane
-    errors = np.linalg.norm(estimate.send(p0) - p1, axis=1)
-    np.testing.assert_array_equal(estimate.inliers, errors <= 3.0)
-    assert estimate.num_inliers >= 390
-    assert estimate == estimator.estimate(p0, p1, SIZE)
-    assert estimate == HomographyEstimate.from_bytes(estimate.to_bytes(), "it")
-    # held beyond the box of its inliers
-    assert estimate.control_points is not None
-    low, high = estimate.control_points.min(0), estimate.control_points.max(0)
-    far = np.array([[-500.0, 240], [900, 900]])
-    shifts = estimate.send(far) - warp_points(estimate.matrix, far)
-    near = np.clip(far, low, high)
-    np.testing.assert_allclose(shifts, estimate.send(near) - warp_points(estimate.matrix, near))
-
-
-def test_where_a_warp_rests_there_is_no_caption(rng: np.random.Generator) -> None:
-    p0 = rng.uniform(0, 1, (600, 2)) * SIZE
-    shift = 2e-4 * ((p0 - (300, 220)) ** 2).sum(axis=1, keepdims=True) * (1, 0.2)
-    p1 = p0 + shift + rng.normal(0, 0.3, p0.shape)
-    assert found(OpenCVEstimator().estimate(p0, p1, SIZE)).watermark is not None  # in the middle all rests
-    estimator = SmoothEstimator(OpenCVEstimator(), "polynomial")
-    bent = found(estimator.estimate(p0, p1, SIZE))
-    assert bent.smooth
-    assert bent.watermark is None
-    caption = rng.uniform(0, 1, (60, 2)) * (640, 40)
-    bent = found(
-        estimator.estimate(np.vstack([p0, caption]), np.vstack([p1 + np.array([0, 40]), caption]), SIZE)
-    )
-    assert bent.smooth
-    assert bent.watermark is not None
-
-
-def test_a_polynomial_on_its_own_plane_is_exact(rng: np.random.Generator) -> None:
-    p0 = rng.uniform(0, 1, (300, 2)) * SIZE
-    p1 = p0 + np.array([9, -4]) + bend(p0)
-    estimate = found(
-        create_estimator("usac_magsac", model="affine", smooth="polynomial").estimate(p0, p1, SIZE)
-    )
-    np.testing.assert_allclose(estimate.send(p0), p1, atol=1e-6)
-    assert estimate.model == "affine"
-
-
-def test_warps_are_those_of_scipy_and_scikit_image(rng: np.random.Generator) -> None:
-    knots, shifts, points = (
-        rng.uniform(0, 500, (25, 2)),
-        rng.normal(0, 5, (25, 2)),
-        rng.uniform(0, 500, (99, 2)),
-    )
-    exact = RBFInterpolator(knots, shifts, kernel="thin_plate_spline")(points)
-    np.testing.assert_allclose(shifts_at("tps", knots, shifts, points, hold=False), exact, atol=1e-8)
-    spline = skimage.transform.ThinPlateSplineTransform.from_estimate(knots, shifts)
-    np.testing.assert_allclose(exact, spline(points), atol=0.02)  # they add 1e-8 to squares
-    shifts = bend(knots)
-    polynomial = skimage.transform.PolynomialTransform.from_estimate(knots, shifts, 2)
-    ours = shifts_at("polynomial", knots, shifts, points, hold=False)
-    np.testing.assert_allclose(ours, polynomial(points), atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["tps", "polynomial"])
-def test_a_plane_stays_a_plane_and_says_why(kind: str) -> None:
-    kept = 0
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        p0, p1 = random_matches(rng, random_homography(rng, SIZE), 200, 150, noise=0.7)
-        plain = found(OpenCVEstimator().estimate(p0, p1, SIZE))
-        estimate = found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0, p1, SIZE))
-        kept += replace(estimate, note="") == plain
-        assert estimate.smooth or "not predicted better than by the plane" in estimate.remarks[-1]
-    assert kept >= 9
-    assert found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0, p0, SIZE)).smooth == ""
-    few = found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0[:30], p1[:30], SIZE))
-    assert "separate places, 30 are needed" in few.note
-
-
-def test_a_warp_that_folds_is_refused(rng: np.random.Generator) -> None:
-    """A wave that turns back on itself between the matches that it explains."""
-
-    def wave(points: Array) -> Array:
-        return np.column_stack([28 * np.sin(points[:, 0] / 640 * 4 * np.pi) ** 3, np.zeros(len(points))]) * 2
-
-    p0 = rng.uniform(0, 1, (3000, 2)) * SIZE
-    inside = Gate().run(lambda a, b: np.eye(3), p0, p0 + wave(p0), 3.0, SIZE)
-    estimate = found(inside)
-
-    class Plane:
-        threshold = 3.0
-
-        def estimate(self, *arguments: object) -> HomographyEstimate:
-            return replace(estimate, matrix=np.eye(3))
-
-    folded = found(SmoothEstimator(Plane(), band=30).estimate(p0, p0 + wave(p0), SIZE))
-    assert folded.smooth == ""
-    assert "it would fold the image" in folded.note
 
 
 def test_alignment_keeps_the_model(photo0: Image) -> None:
     auto = OpenCVEstimator(model="auto")
-    assert plane_estimator(SmoothEstimator(auto), "affine") == OpenCVEstimator(model="affine")
     rng = np.random.default_rng(0)
     p0 = rng.uniform(20, 200, (60, 2))
     start = found(auto.estimate(p0, p0 + rng.normal(0, 0.5, p0.shape), photo0.size))
@@ -318,8 +189,6 @@ def test_alignment_keeps_the_model(photo0: Image) -> None:
     again = align_parts([(prepare_part(photo0, photo0), p0)], photo0.size, p0, p0, start, auto, 3.0)
     assert again.model == "translation"
     np.testing.assert_allclose(again.matrix, np.eye(3), atol=0.02)
-    bent = replace(start, smooth="tps", control_points=p0, control_shifts=p0 * 0)
-    assert align_parts([(prepare_part(photo0, photo0), p0)], photo0.size, p0, p0, bent, auto, 3.0) is bent
 
 
 def test_scores_can_be_taken_by_their_word() -> None:

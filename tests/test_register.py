@@ -23,7 +23,7 @@ from geomatch.images import Image, Masks, Reading
 from geomatch.registration import pair_list as lists
 from geomatch.registration import register as writing
 from geomatch.registration.pair_list import match_list, read_pairs
-from geomatch.registration.pictures import Output, sends
+from geomatch.registration.pictures import Output
 from geomatch.registration.register import named_files, names_of, register_pairs
 from geomatch.registration.stack import register_sequence
 from geomatch.synthetic import render_view
@@ -268,17 +268,6 @@ def test_a_score_that_nobody_knows_is_not_zero(folder: Path, tmp_path: Path) -> 
         assert next(csv.DictReader(file))["score"] == ""
 
 
-def test_places_go_there_and_back(photo0: Image) -> None:
-    knots = np.array([[0, 0], [319, 0], [319, 239], [0, 239], [160, 120]], float)
-    shifts = np.array([[0, 0], [2, -1], [1, 1], [-2, 1], [3, 2]], float)
-    estimate = geomatch.HomographyEstimate(
-        TURN, np.ones(4, bool), smooth="tps", control_points=knots, control_shifts=shifts
-    )
-    there, back = sends(estimate, SIZE, SIZE)
-    points = np.random.default_rng(0).uniform(20, 220, (50, 2))
-    np.testing.assert_allclose(back(there(points)), points, atol=1e-6)
-
-
 def test_several_references(listed: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     pairs = [("a.png", "b b.png"), ("b b.png", "a.png")]
     done = register_pairs(pairs, listed / "in", tmp_path / "out", pipeline, progress=False)
@@ -403,8 +392,6 @@ def test_a_sequence_lies_on_its_first_image(
     assert [one.matrix for one in again] == [one.matrix for one in done]
     with pytest.raises(GeomatchError, match="two images at least"):
         register_sequence([folder / "s7.png"], tmp_path / "out")
-    with pytest.raises(ValueError, match="without a smooth warp"):
-        register_sequence(folder, tmp_path / "out", pipeline=Pipeline(smooth="tps"))
 
 
 # --- maps, databases, benchmarks

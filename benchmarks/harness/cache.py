@@ -13,7 +13,7 @@ ROWS = "rows"  # kind of the rows in the store
 
 def key_of(*parts: object) -> str:
     """SHA-256 of all that decides an object, and of the versions of the packages."""
-    return digest_of([SCHEMA, *parts, versions()])
+    return digest_of([SCHEMA, *parts, versions("pycolmap")])
 
 
 def pack_rows(rows: list[Row]) -> bytes:

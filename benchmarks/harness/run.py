@@ -127,7 +127,8 @@ def run_benchmark(
     record = {
         "schema": SCHEMA, "benchmark": name, "data": described, "protocols": fields,
         "methods": {entry.method.name: {"string": entry.string, **entry.key} for entry in usable},
-        "settings": given, "skipped": skipped, "versions": versions(), "machine": machine(), "rows": rows,
+        "settings": given, "skipped": skipped, "versions": versions("pycolmap"), "machine": machine(),
+        "rows": rows,
     }  # fmt: skip
     return RunResult(write_run(out, record), record, computed, task.warning(found))
 

@@ -91,9 +91,7 @@ class Task:
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    create: Callable[[str, Settings, str], Method] | None = (
-        None  # instead of what other tasks make of strings
-    )
+    create: Callable[[str, Settings, str], Method] | None = None  # a method from its string, if not as usual
 
     def method(self, text: str, settings: Settings, device: str) -> Method:
         """A method from its string, for a device."""

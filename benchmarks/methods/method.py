@@ -137,7 +137,7 @@ class Method:
         }
 
     def _descriptor_key(self, known: MutableMapping[DIFTConfig, Any]) -> Any:
-        if self.dift is None:
+        if self.dift is None or self.dift.head:  # which is for one time step and its layers
             return cache_key(self.descriptor)
         base = replace(self.dift, timestep=0, layers=(0,), ensemble_size=1)
         if base not in known:

@@ -29,7 +29,7 @@ _DATA_SETS = {
     "pose": ("a folder with a list of pairs and their cameras in 38 columns, or with a model of COLMAP",
              "pose", "pose-superglue", None),
     "sfm": ("a folder with images/ and a COLMAP model of surveyed poses, or folders of such scenes",
-            "sfm", "sfm-per-image, sfm-unrefined", None),
+            "sfm", "sfm-single, sfm-unrefined", None),
     "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
               "test, val or trn; test is reported."),
     "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),
@@ -53,7 +53,8 @@ def benchmark() -> None:
 def _add_data_set(name: str, title: str, default: str, others: str, splits: str | None) -> None:
     sparse = name not in (*_SEMANTIC, "davis", "jhmdb")
     words = "For models conditioned on text. [default: a photo of a {category}]"
-    keypoints = click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
+    keypoints = click.option("--max-keypoints", type=click.IntRange(min=1), show_default=True,
+                             default=3000 if name == "sfm" else 2000,
                              help="Per image, at most; protocols take the best.")  # fmt: skip
 
     @benchmark.command(

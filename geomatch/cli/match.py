@@ -59,7 +59,6 @@ def _pipeline(
     max_ratio: float | None,
     refine_keypoints: bool | None,
     refine_homography: bool,
-    smooth: str,
 ) -> "Callable[[], Pipeline]":
     """Names and numbers are checked now; the pipeline is made later, which loads torch."""
     from geomatch.cameras import read_cameras
@@ -76,7 +75,7 @@ def _pipeline(
     config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
     device = given_options().get("device", "auto")
     if geometry in PLANE_MODELS:
-        create_estimator(estimator, threshold, geometry, smooth)
+        create_estimator(estimator, threshold, geometry)
     made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
 
     def make() -> "Pipeline":
@@ -84,7 +83,7 @@ def _pipeline(
 
         return Pipeline(
             keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
-            threshold, refine_keypoints, refine_homography, effort, smooth, device,
+            threshold, refine_keypoints, refine_homography, effort, device,
         )  # fmt: skip
 
     return make
@@ -116,8 +115,6 @@ pipeline_options = bundled(
     click.option("--geometry", type=click.Choice(GEOMETRIES), default="homography", show_default=True,
                  help="What to estimate; auto is the simplest of the first five that explains the "
                       "matches, essential the relative pose of known cameras."),
-    click.option("--smooth", type=click.Choice(["none", "tps", "polynomial"]), default="none",
-                 show_default=True, help="A smooth warp on top of a plane, where the matches tell one."),
     click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
                  help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
     click.option("--threshold", type=float, default=3.0, show_default=True,

@@ -31,7 +31,12 @@ def read_known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
             cameras = {number: _converted(camera) for number, camera in model.cameras.items()}
             return cameras, {image.name: image.camera_id for image in model.images.values()}
         rows = [line.split() for line in _lines(text) if line]
-        cameras = {int(r[0]): Camera(r[1], (int(r[2]), int(r[3])), tuple(map(float, r[4:]))) for r in rows}
+        try:
+            cameras = {
+                int(r[0]): Camera(r[1], (int(r[2]), int(r[3])), tuple(map(float, r[4:]))) for r in rows
+            }
+        except GeomatchError as error:
+            raise GeomatchError(f"{text}: {error}") from None
         # the second line of each image is that of its points, which may be empty
         rows = [line.split(maxsplit=9) for line in _lines(images)[::2] if line] if images.is_file() else []
         return cameras, {row[9]: int(row[8]) for row in rows}

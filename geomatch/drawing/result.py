@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.files import make_folder, replacing, write_whole
-from geomatch.geometry import resize_points
+from geomatch.geometry import resize_points, warp_points
 from geomatch.images import reduce_image, write_png
 from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose
@@ -79,8 +79,6 @@ def summary(result: MatchResult) -> str:
             spread = found.parameter_deviations
             each = (f"{name} {value:.6g} +- {spread[name]:.2g}" for name, value in found.parameters.items())
             lines += [f"parameters  {', '.join(each)}"] * bool(spread)
-        if (points := found.control_points) is not None:
-            lines.append(f"smooth      {found.smooth} through {len(points)} control points")
         if found.corner_deviations is not None:
             corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
             lines.append(
@@ -148,7 +146,8 @@ def draw_overlay(result: MatchResult) -> NDArray[np.uint8]:
     small0, small1 = (reduce_image(image, PICTURE_SIDE) for image in (result.image0, result.image1))
     rows, columns = np.mgrid[: small0.size[1], : small0.size[0]]
     points = np.stack([columns, rows], axis=-1).reshape(-1, 2)
-    places = result.homography.send(resize_points(points, small0.size, result.features0.image_size))
+    whole = resize_points(points, small0.size, result.features0.image_size)
+    places = warp_points(result.homography.matrix, whole)
     shown = resize_points(places, result.features1.image_size, small1.size)
     x, y = np.clip(shown, -2, np.array(small1.size) + 1).astype(np.float32).T.reshape(2, *rows.shape)
     warped = cv2.remap(small1.pixels, x, y, cv2.INTER_LINEAR)

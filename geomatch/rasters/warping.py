@@ -58,15 +58,14 @@ def canvas_of(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The (width, height) of a canvas, and the point of the reference where its first pixel lies.
 
-    ``size`` is that of the reference; a ``union`` has room for ``others``, too, each a size and where pixels
-    lie in the reference. Raises `GeomatchError` for one that makes it more than 16 times the reference.
+    ``size`` is that of the reference; a ``union`` has room for ``others``, too, each a size and where a
+    homography sends its pixels in the reference. Raises `GeomatchError` for one that makes it more than 16
+    times the reference.
     """
     low, high = np.zeros(2), np.array(size, np.float64)  # in steps between pixels: their edges are whole
     for number, (own, send) in enumerate(others if kind == "union" else (), 1):
-        along = np.linspace(0, 1, 64)
-        square = np.concatenate([np.stack([along, along * 0 + end], 1) for end in (0.0, 1.0)])
         with np.errstate(all="ignore"):
-            outline = send(np.concatenate([square, square[:, ::-1]]) * own - 0.5) + 0.5
+            outline = send(np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * own - 0.5) + 0.5
         low, high = np.minimum(low, outline.min(axis=0)), np.maximum(high, outline.max(axis=0))
         area = np.prod(np.ceil(high - _SUFFICES) - np.floor(low + _SUFFICES))
         if not area <= _LARGEST * size[0] * size[1]:
@@ -86,7 +85,6 @@ def warp_blocks(
     interpolation: Interpolation = "linear",
     offset: tuple[float, float] = (0, 0),
     block: int = BLOCK,
-    step: int = 1,
 ) -> Iterator[Block]:
     """Warp an image onto a canvas, in blocks row by row; memory is bounded whatever the sizes.
 
@@ -100,8 +98,6 @@ def warp_blocks(
             centres of the outermost pixels these are repeated, for half a pixel.
         offset: the point of the frame at the first pixel of the canvas.
         block: side of a block in pixels.
-        step: every how many pixels ``send`` is asked; more than 1 for slow, smooth warps: the cubic kernel
-            interpolates between.
 
     Raises ValueError for another interpolation.
     """
@@ -112,24 +108,13 @@ def warp_blocks(
             shape = min(block, size[1] - top), min(block, size[0] - left)
             values = np.zeros((*shape, raster.bands), raster.dtype)
             part = Block(left, top, values, np.zeros(shape, np.float32))
-            _fill(
-                raster, _places(send, (left + offset[0], top + offset[1]), shape, step), part, interpolation
-            )
+            starts = top + offset[1], left + offset[0]
+            y, x = (first + np.arange(n) for first, n in zip(starts, shape, strict=True))
+            grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+            with np.errstate(all="ignore"):
+                places = np.ascontiguousarray(send(grid).T, np.float64).reshape(2, *shape)
+            _fill(raster, places, part, interpolation)
             yield part
-
-
-def _places(send: Send, first: tuple[float, float], shape: tuple[int, int], step: int) -> NDArray[np.float64]:
-    """(2, h, w) x and y where the pixels of a block lie in the image."""
-    # with a step, one place before the block, and two after it
-    y, x = (np.arange(n) if step == 1 else step * np.arange(-1.0, -(-n // step) + 2) for n in shape)
-    grid = np.stack(np.broadcast_arrays(first[0] + x, first[1] + y[:, None]), axis=-1)
-    with np.errstate(all="ignore"):
-        found = np.ascontiguousarray(send(grid.reshape(-1, 2)).T, np.float64).reshape(2, *grid.shape[:2])
-        for axis, side in enumerate(shape if step > 1 else (), 1):
-            whole, part = np.divmod(np.arange(side), step)
-            weights = _cubic(part / step).reshape(4, -1, *[1] * (2 - axis))
-            found = sum(weights[tap] * found.take(whole + tap, axis) for tap in range(4))
-    return found
 
 
 def _fill(raster: Raster, places: NDArray[np.float64], block: Block, interpolation: Interpolation) -> None:

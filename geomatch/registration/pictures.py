@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.files import make_folder, write_whole
 from geomatch.images import READING, Conversion, Reading
@@ -25,9 +24,7 @@ Pair = tuple[str, str]
 PICTURES, PREVIEWS, PAGE = "warped", "previews", "index.html"
 _SIDE = 1000  # long side of the previews in pixels
 _SQUARES = 8  # of a checkerboard, along its long side
-_STEP = 8  # pixels between two places where a smooth warp is evaluated
 _CONTROL = 100  # control points beside a map, roughly, spread over the image
-_ROUNDS = 20  # of the iteration that inverts a smooth warp
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +65,9 @@ def estimate_of(line: dict[str, Any]) -> HomographyEstimate | None:
     """The estimate of a line that `match_list` gave."""
     if line["reason"] is not None:
         return None
-    names = ("corner_deviations", "covariance", "score", "control_points", "control_shifts")
-    given: dict[str, Any] = {name: line.get(name) for name in names}
+    given: dict[str, Any] = {name: line.get(name) for name in ("corner_deviations", "covariance", "score")}
     matrix, inliers = np.array(line["homography"]), np.array(line["inliers"], np.bool_)
-    return HomographyEstimate(matrix, inliers, model=line["model"], smooth=line.get("smooth") or "", **given)
+    return HomographyEstimate(matrix, inliers, model=line["model"], **given)
 
 
 def write_warped(
@@ -85,7 +81,8 @@ def write_warped(
     output, name = target.output, target.names[pair]
     opened = [partial(open_raster, target.folder / one, apply_exif=target.reading.apply_exif) for one in pair]
     with opened[0]() as reference, opened[1]() as image:
-        there, back = sends(found, reference.size, image.size)
+        there = through(found.matrix, image.size)
+        back = through(np.linalg.inv(found.matrix), reference.size)
         frame, moved = (image, reference) if output.inverse else (reference, image)
         send, outline = (back, there) if output.inverse else (there, back)
         size, offset = target.canvas or canvas_of(frame.size, [(moved.size, outline)], output.canvas)
@@ -93,8 +90,7 @@ def write_warped(
         usual = "tif" if place else suffix_for(moved.dtype, moved.bands, size)[1:]
         path = target.out / PICTURES / f"{name}.{output.suffix or usual}"
         make_folder(path.parent)
-        step = _STEP if found.smooth else 1
-        blocks = warp_blocks(moved, send, size, output.interpolation, offset, step=step)
+        blocks = warp_blocks(moved, send, size, output.interpolation, offset)
         shifted = place.shifted(offset) if place and path.suffix == ".tif" else None
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
         if place is not None and found.inliers.any():
@@ -109,24 +105,6 @@ def write_warped(
                 rasters = frame, moved, warped
                 write_previews(target.out, name, rasters, offset, send, target.reading.conversion)
     return path.relative_to(target.out).as_posix(), offset
-
-
-def sends(found: HomographyEstimate, size0: tuple[int, int], size1: tuple[int, int]) -> tuple[Send, Send]:
-    """From pixels of image 0 to image 1, and back."""
-    there, back = through(found.matrix, size1), through(np.linalg.inv(found.matrix), size0)
-    if not found.smooth:
-        return there, back
-
-    def inverse(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By iteration: the smooth shift is small beside the plane's."""
-        start = back(points)
-        place = start
-        for _ in range(_ROUNDS):
-            shift = found.send(place) - there(place)
-            place = back(points - shift)
-        return place
-
-    return found.send, inverse
 
 
 def write_previews(

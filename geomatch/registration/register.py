@@ -50,8 +50,6 @@ class Registration:
     """Those of the model, such as ``scale`` and ``rotation`` in degrees (`HomographyEstimate.parameters`)."""
     parameter_deviations: dict[str, float] | None = None
     """Their standard deviations."""
-    smooth: str = ""
-    """The smooth warp on top of it, which is in ``matches.jsonl``."""
     matches: int = 0
     inliers: int = 0
     corner_deviation: float | None = None
@@ -218,7 +216,7 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())
     return Registration(
         *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
-        found.smooth, matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
+        matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
         offset, key,
     )  # fmt: skip
 
@@ -238,19 +236,23 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
     rows = {one.key: one for one in (*done, *others.values())}
     write_whole(out / RECORD, json.dumps([asdict(one) for one in rows.values()], indent=1) + "\n")
     table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     entries = [f"h{row}{column}" for row in range(3) for column in range(3)]
-    columns = ["reference", "image", "file", "model", "smooth", "matches", "inliers", "corner_deviation",
-               "score", "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks",
-               "reason"]  # fmt: skip
-    writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow(
+        ["reference", "image", "file", "model", "matches", "inliers", "corner_deviation", "score",
+         "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks", "reason"]
+    )  # fmt: skip
     for one in done:
-        matrix = [f"{value:.12g}" for row in one.matrix or () for value in row]
-        own = asdict(one) | dict(zip(entries, matrix, strict=False))
-        own |= {"offset_x": one.offset[0], "offset_y": one.offset[1], "remarks": "; ".join(one.remarks)}
-        own["corner_deviation"] = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
-        own["score"] = "" if one.score is None else f"{one.score:.4f}"
-        for name in ("parameters", "parameter_deviations"):
-            own[name] = " ".join(f"{key}={value:.9g}" for key, value in (own[name] or {}).items())
-        writer.writerow(own)
+        matrix = [""] * 9 if one.matrix is None else [f"{value:.12g}" for row in one.matrix for value in row]
+        deviation = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
+        score = "" if one.score is None else f"{one.score:.4f}"
+        writer.writerow(
+            [one.reference, one.image, one.file, one.model, one.matches, one.inliers, deviation,
+             score, *one.offset, *matrix, _listed(one.parameters),
+             _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
+        )  # fmt: skip
     write_whole(out / TABLE, table.getvalue().encode(errors="replace"))
+
+
+def _listed(values: dict[str, float] | None) -> str:
+    return " ".join(f"{name}={value:.9g}" for name, value in (values or {}).items())

@@ -51,8 +51,6 @@ def register_sequence(
         raise GeomatchError("a sequence needs two images at least")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
-    if pipeline.smooth != "none":
-        raise ValueError("images of a sequence are placed by planes, without a smooth warp")
     make_folder(out)
     count, told = len(names), (pipeline, reading, out / MATCHES, progress, True)
     tried, sizes = [(i, i + 1) for i in range(count - 1)], {0: (1, 1)}  # a pixel where none can be read

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from geomatch import cameras
 from geomatch.benchmarks.harness.data import DataSet, chosen_split, read_lines
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
+from geomatch.benchmarks.tasks.sfm.data import images_below, model_below
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_npz
 from geomatch.geometry import warp_points
+from geomatch.reconstruction.models import read_model
 
 Points = NDArray[np.float64]
 MIN_COVISIBILITY = 0.1
@@ -142,10 +144,8 @@ def _one_folder(folder: Path) -> Iterator[Listed]:
         if lines and len(lines[0].split()) == _COLUMNS:
             yield from _listed(folder, path, lines)
             return
-    for place in (folder / "sparse" / "0", folder / "sparse", folder):
-        if any(place.glob("cameras.*")) and any(place.glob("images.*")):
-            yield from _modelled(folder, place)
-            return
+    if place := model_below(folder):
+        yield from _modelled(folder, place)
 
 
 def _listed(folder: Path, path: Path, lines: list[str]) -> Iterator[Listed]:
@@ -166,16 +166,15 @@ def _listed(folder: Path, path: Path, lines: list[str]) -> Iterator[Listed]:
 
 
 def _modelled(folder: Path, place: Path) -> Iterator[Listed]:
-    with reading(place, "model of COLMAP"):
-        model = cameras.pycolmap().Reconstruction(str(place))
-        images = sorted((one for one in model.images.values() if one.has_pose), key=lambda one: one.name)
-        own = [_camera(image.camera) for image in images]
+    model = read_model(place)
+    images = sorted((one for one in model.images.values() if one.has_pose), key=lambda one: one.name)
+    own = [_camera(image.camera) for image in images]
     rows = {image.image_id: row for row, image in enumerate(images)}
     seen = np.zeros((len(images), len(images)), np.int64)
     for point in model.points3D.values():
         track = sorted({rows[element.image_id] for element in point.track.elements})
         seen[np.ix_(track, track)] += 1
-    root = folder / "images" if (folder / "images").is_dir() else folder
+    root = images_below(folder)
     poses = [np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for image in images]
     for i, k in combinations(range(len(images)), 2):
         if seen[i, k] >= MIN_COVISIBILITY * max(1, min(seen[i, i], seen[k, k])):

@@ -1,62 +1,29 @@
 """A model against the truth: aligned, then poses and points compared."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.epipolar import angles_between
+from geomatch.cameras import pycolmap
 
 Array = NDArray[np.float64]
-_ROUNDS = 50  # of the reweighted alignment; it has settled by then
+Poses = dict[str, tuple[Array, Array]]
+"""By image: the rotation (3, 3) from the world to the camera, and the centre (3,) of the camera."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Similarity:
-    """``scale * rotation @ x + shift``."""
-
-    scale: float
-    rotation: Array
-    """(3, 3)"""
-    shift: Array
-    """(3,)"""
-
-    def send(self, points: Array) -> Array:
-        """Move points (N, 3)."""
-        return self.scale * points @ self.rotation.T + self.shift
-
-
-def align(points: Array, truth: Array) -> Similarity:
-    """The similarity that takes points (N, 3), at least 3, to their true places: least absolute distances.
-
-    Umeyama's solution (PAMI 1991) with each point weighted by the inverse of its last distance, so that
-    single wrong cameras do not pull the others along.
-    """
-    weights, floor = np.ones(len(points)), 1e-6 * float(np.ptp(truth, axis=0).max())
-    for _ in range(_ROUNDS):
-        share = (weights / weights.sum())[:, None]
-        middle, true_middle = (share * points).sum(axis=0), (share * truth).sum(axis=0)
-        centred, true_centred = points - middle, truth - true_middle
-        left, values, right = np.linalg.svd((share * true_centred).T @ centred)
-        signs = np.array([1, 1, np.sign(np.linalg.det(left @ right))])
-        rotation = left * signs @ right
-        scale = float((values * signs).sum() / max((share * centred**2).sum(), 1e-300))
-        found = Similarity(scale, rotation, true_middle - scale * rotation @ middle)
-        weights = 1 / np.maximum(np.linalg.norm(found.send(points) - truth, axis=1), floor)
-    return found
-
-
-def poses_of(model: Any) -> dict[str, tuple[Array, Array]]:
-    """Rotation (3, 3) from the world to the camera and centre (3,) of each image with a pose, by name."""
+def poses_of(model: Any) -> Poses:
+    """The poses of a ``pycolmap.Reconstruction``, sorted by name."""
+    posed = {image.name: image for image in model.images.values() if image.has_pose}
     return {
-        image.name: (
-            np.asarray(image.cam_from_world().rotation.matrix(), np.float64),
-            np.asarray(image.projection_center(), np.float64),
-        )
-        for image in model.images.values()
-        if image.has_pose
+        name: (posed[name].cam_from_world().rotation.matrix(), posed[name].projection_center())
+        for name in sorted(posed)
     }
+
+
+def points_of(model: Any) -> Array:
+    """(N, 3) points of a ``pycolmap.Reconstruction``."""
+    return np.array([point.xyz for point in model.points3D.values()], np.float64).reshape(-1, 3)
 
 
 def extent_of(centres: Array) -> float:
@@ -64,36 +31,52 @@ def extent_of(centres: Array) -> float:
     return float(np.linalg.norm(np.ptp(centres, axis=0)))
 
 
-def pair_errors(found: dict[str, tuple[Array, Array]], truth: dict[str, tuple[Array, Array]]) -> Array:
-    """(N, N) degrees between relative poses of every two images of ``truth``, sorted by name.
+def align(centres: Array, truth: Array, extent: float) -> Any:
+    """The ``pycolmap.Sim3d`` that takes camera centres (N, 3) to their true places; None if there is none.
 
-    The larger of the angles of rotation and of translation, as in the Image Matching Challenge (Jin et al.,
-    IJCV 2021); infinite where an image has no pose, NaN on the diagonal and for a true baseline of zero.
+    By COLMAP's LO-RANSAC, which ends with Umeyama's least squares (PAMI 1991) of the inliers. These lie
+    within three times the least of nine distances, 0.01 to 100 % of the extent, within which more than half
+    of the centres do, so that wrong ones pull nothing. The turn about centres on one line is open.
     """
-    names = sorted(truth)
-    errors = np.full((len(names), len(names)), np.inf)
-    for i, one in enumerate(names):
-        for k, other in enumerate(names):
-            right = _relative(truth[one], truth[other])
-            if i == k or not np.linalg.norm(right[1]) > 0:
-                errors[i, k] = np.nan
-            elif one in found and other in found:
-                own = _relative(found[one], found[other])
-                turn, way = angles_between(right, own) if np.linalg.norm(own[1]) > 0 else (180.0, 180.0)
-                errors[i, k] = max(turn, way)
-    return errors
+    library = pycolmap()
+    options = library.RANSACOptions()
+    options.random_seed = 0
+    for near in np.geomspace(1e-4, 1, 9):
+        options.max_error = near * extent
+        found = library.estimate_sim3d_robust(centres, truth, options)
+        if found and found["num_inliers"] >= max(3, len(truth) // 2 + 1):
+            options.max_error *= 3
+            return (library.estimate_sim3d_robust(centres, truth, options) or found)["tgt_from_src"]
+    return None
 
 
-def _relative(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Rotation and translation from the one camera to the other."""
-    return other[0] @ one[0].T, other[0] @ (one[1] - other[1])
+def pair_errors(found: Poses, truth: Poses) -> Array:
+    """(N, N) degrees between the relative poses of every two images of ``truth``, in its order.
+
+    The larger of the angles of rotation and of translation, whose sign counts; of pairs as in the Image
+    Matching Challenge (Jin et al., IJCV 2021). Infinite where an image is not in ``found``, NaN on the
+    diagonal and for a true baseline of zero.
+    """
+    known = np.array([name in found for name in truth])
+    turns, shifts = _relative([truth[name] for name in truth])
+    own_turns, own_shifts = _relative([found.get(name, truth[name]) for name in truth])
+    lengths = np.linalg.norm(shifts, axis=-1), np.linalg.norm(own_shifts, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        angles = [
+            ((turns * own_turns).sum((-2, -1)) - 1) / 2,
+            np.where(lengths[1] > 0, (shifts * own_shifts).sum(-1) / (lengths[0] * lengths[1]), -1.0),
+        ]
+    errors = np.degrees(np.arccos(np.clip(angles, -1.0, 1.0))).max(axis=0)
+    errors[~known], errors[:, ~known] = np.inf, np.inf
+    errors[~(lengths[0] > 0)] = np.nan
+    return np.asarray(errors, np.float64)
 
 
-def rotation_error(found: Array, truth: Array) -> float:
-    """Degrees between two rotations (3, 3)."""
-    cosine = (float(np.trace(found @ truth.T)) - 1) / 2
-    sine = float(np.linalg.norm(found @ truth.T - truth @ found.T)) / (2 * np.sqrt(2))
-    return float(np.degrees(np.arctan2(sine, cosine)))
+def _relative(poses: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """(N, N, 3, 3) and (N, N, 3): rotation and translation from camera i to k."""
+    turns, centres = (np.array(part) for part in zip(*poses, strict=True))
+    away = centres[:, None] - centres[None]
+    return np.einsum("kab,icb->ikac", turns, turns), np.einsum("kab,ikb->ika", turns, away)
 
 
 def nearest(points: Array, others: Array) -> Array:
