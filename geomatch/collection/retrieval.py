@@ -78,7 +78,7 @@ def nearest_images(store: Store, keys: Sequence[str], count: int) -> NDArray[np.
         rows = np.stack(list(threads.map(lambda key: read_array(store, KIND, key, "row"), keys)))
     parts = [slice(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
     wide = (rows[part].astype(np.float64) for part in parts)
-    mean, squares = sum(np.stack([own.sum(axis=0), (own**2).sum(axis=0)]) for own in wide) / len(rows)
+    mean, squares = np.sum([[own.sum(axis=0), (own**2).sum(axis=0)] for own in wide], axis=0) / len(rows)
     deviation = np.sqrt(np.maximum(squares - mean**2, 0))
     for part in parts:
         rows[part] = unit_rows(rows[part], mean, deviation)
