@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.collection import (
-    CAMERA_NAMES,
     CAMERAS,
     Source,
     cameras_of,

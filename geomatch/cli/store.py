@@ -9,7 +9,7 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 if TYPE_CHECKING:
     from geomatch.store.upkeep import RunState
 
-SHOWN = 20  # names of what failed in a run
+SHOWN = 20  # names of damaged objects
 
 
 @click.group()
@@ -48,6 +48,26 @@ def _line(state: "RunState") -> str:
     again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
     whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
     return f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}"
+
+
+@store.command()
+@click.argument("place")
+def verify(place: str) -> int:
+    """Read every object of PLACE and compare its checksum.
+
+    What is damaged is made again by the next run that needs it. Exit code 1:
+    something is damaged.
+    """
+    from geomatch.store import Store
+    from geomatch.store.upkeep import verify_store
+
+    checked, damaged = verify_store(Store.at(place))
+    for name in damaged[:SHOWN]:
+        click.echo(f"damaged     {name}")
+    if len(damaged) > SHOWN:
+        click.echo(f"damaged     {len(damaged) - SHOWN} more")
+    click.echo(f"verified    {checked} objects, {len(damaged)} damaged")
+    return NOT_FOUND if damaged else FOUND
 
 
 @store.command()
