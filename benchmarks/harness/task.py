@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.methods import Method, create_dense_method, create_method
+from geomatch.files import digest_of
+from geomatch.provenance import versions
 from geomatch.store import Store
 
+SCHEMA = 5  # version of the record's layout and of what is cached; part of every key
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
@@ -161,6 +164,11 @@ FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography"
            "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
            "jhmdb": "temporal", "sfm": "sfm"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
+
+
+def key_of(*parts: object) -> str:
+    """SHA-256 of all that decides a cached object, and of the versions of the packages."""
+    return digest_of([SCHEMA, *parts, versions("pycolmap")])
 
 
 def find_task(name: str) -> Task:

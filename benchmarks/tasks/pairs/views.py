@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.cache import key_of
-from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.harness.task import Entry, key_of
 from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.geometry import warp_points

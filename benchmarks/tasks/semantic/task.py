@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from geomatch.benchmarks.harness.cache import key_of
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
     Axes,
@@ -20,6 +19,7 @@ from geomatch.benchmarks.harness.task import (
     Values,
     Words,
     by_name,
+    key_of,
     threshold_of,
 )
 from geomatch.benchmarks.methods.method import feature_key
