@@ -128,3 +128,15 @@ def test_what_collections_take_follows_from_the_rates() -> None:
             value = taken[name](float(count.replace(",", "")))
             assert float(cell.replace(",", "")) == float(f"{value:.2g}"), name
     assert re.search(rf"p =\s{k:.0f} for k = 20", PAGES)
+
+
+def test_hours_beside_colmap_follow_from_the_rates() -> None:
+    rate = {row["name"].removesuffix(", processor"): row["value"] for row in rows("matching")}
+    ours, colmap = rate["ours, matched, written and verified"], rate["match_exhaustive"]
+    every = 1000 * 999 // 2
+    for name, parts in (
+        ("features", ((1000, rate["ours, features"]),) * 2 + ((1000, rate["COLMAP's SIFT, features"]),)),
+        ("matching and verification", ((20_000, ours), (every, ours), (every, colmap))),
+    ):
+        cells = " | ".join(f"{count / per_second / 3600:.2g}" for count, per_second in parts)
+        assert f"| {name} | {cells} |" in PAGES

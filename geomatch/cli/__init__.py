@@ -41,7 +41,8 @@ def app() -> None:
 
 _COMMANDS = (
     match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate,
-    localize, store, benchmark, data, head,
+    localize, store,
+    benchmark, data, head,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.add_command(_command)

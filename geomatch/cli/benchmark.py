@@ -29,7 +29,7 @@ _DATA_SETS = {
     "pose": ("a folder with a list of pairs and their cameras in 38 columns, or with a model of COLMAP",
              "pose", "pose-superglue", None),
     "sfm": ("a folder with images/ and a COLMAP model of surveyed poses, or folders of such scenes",
-            "sfm", "sfm-single, sfm-unrefined", None),
+            "sfm", "sfm-single, sfm-per-image, sfm-unrefined", None),
     "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
               "test, val or trn; test is reported."),
     "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),

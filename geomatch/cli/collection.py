@@ -18,13 +18,13 @@ def _collection(
     descriptor: str | None,
     matcher: str | None,
     max_keypoints: int,
-    rules: tuple[str, ...],
-    max_pairs: int | None,
     min_similarity: float | None,
     max_ratio: float | None,
-    guided: bool,
     masks: Path | None,
     ignore_border: int,
+    rules: tuple[str, ...] = (),
+    max_pairs: int | None = None,
+    guided: bool = True,
 ) -> dict[str, Any]:
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
@@ -44,6 +44,8 @@ DETECTOR = click.option("--detector", metavar="NAME",
 MAX_RATIO = click.option(
     "--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"
 )
+feature_options = bundled("features", _collection, DETECTOR, *MATCHING, MAX_RATIO, *MASKS)
+"""Those of features and matches alone."""
 collection_options = bundled(
     "collection", _collection,
     DETECTOR,

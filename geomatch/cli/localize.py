@@ -1,44 +1,16 @@
 """``geomatch localize``."""
 
-import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.collection import DETECTOR, MAX_RATIO
+from geomatch.cli.collection import feature_options
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import MATCHING, descriptor_config
-from geomatch.cli.options import MASKS, bundled, descriptor_options, run_options
+from geomatch.cli.options import descriptor_options, run_options
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """The files of a pattern that the shell left alone, or what was given."""
-    found = [] if pattern.exists() else sorted(glob.glob(str(pattern), recursive=True))
-    return list(map(Path, found)) or [pattern]
-
-
-def _features(
-    detector: str | None,
-    descriptor: str | None,
-    matcher: str | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    max_ratio: float | None,
-    masks: Path | None,
-    ignore_border: int,
-) -> dict[str, Any]:
-    from geomatch.collection import Extraction, Matching
-    from geomatch.images import Masks
-
-    config = descriptor_config(descriptor, matcher, patches=detector != "grid")
-    return {
-        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
-        "matching": Matching(matcher, None, min_similarity, max_ratio),
-    }
 
 
 @click.command()
@@ -47,10 +19,10 @@ def _features(
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR",
               help="The model's photographs. [default: what the run of reconstruct says]")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Folder for the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
+              help="For the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
 @click.option("--nearest", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="Images of the model that each query is matched with, those most alike.")  # fmt: skip
-@bundled("features", _features, DETECTOR, *MATCHING[:2], *MATCHING[3:], MAX_RATIO, *MASKS)
+@feature_options
 @run_options("that of the run, or MODEL/localized/store")
 @descriptor_options(leave_out=("--seed", "--metric"))
 def localize(
@@ -64,14 +36,14 @@ def localize(
 ) -> int:
     """Find where each QUERY was taken: its pose in MODEL.
 
-    QUERY is an image, a folder or a pattern; MODEL a folder that reconstruct
+    QUERY is an image or a folder; MODEL a folder that reconstruct
     wrote, or any COLMAP model. Writes results.json, poses.txt (name, quaternion,
     translation), images.txt and cameras.txt. Exit code 1: a query has no pose.
     """
     from geomatch.reconstruction import localize as run
 
-    given = [path for pattern in queries for path in _matching(pattern)]
-    done = run(given, model, images, out, nearest=nearest, context=context, **features)
+    del features["pairs"]
+    done = run(queries, model, images, out, nearest=nearest, context=context, **features)
     for name, one in done.items():
         text = f"not localized: {one.reason}"
         if one:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from geomatch.reconstruction.localize.localizer import Localization as Localization
-    from geomatch.reconstruction.localize.localizer import Localizer as Localizer
-    from geomatch.reconstruction.localize.run import localize as localize
+    from geomatch.reconstruction.localization.localizer import Localizer as Localizer
+    from geomatch.reconstruction.localization.pose import Localization as Localization
+    from geomatch.reconstruction.localization.run import localize as localize
     from geomatch.reconstruction.mapping import Mapping as Mapping
     from geomatch.reconstruction.run import Reconstructed as Reconstructed
     from geomatch.reconstruction.run import reconstruct as reconstruct

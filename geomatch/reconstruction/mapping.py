@@ -89,9 +89,8 @@ def map_database(
         raise GeomatchError(f"{path}: no image has a position; leave out the positions (--gps)")
     fresh = mapping.mapper == "incremental" and known is None
     with new_folder(out) as temporary:
-        with tqdm(
-            total=images_given, desc="mapping", unit="image", disable=None if progress else True
-        ) as bar:
+        shown = None if progress else True
+        with tqdm(total=images_given, desc="mapping", unit="image", disable=shown) as bar:
             for start in _STARTS if fresh else _STARTS[:1]:
                 bar.reset()
                 with tempfile.TemporaryDirectory(dir=temporary.parent) as work:
@@ -101,26 +100,19 @@ def map_database(
                     best = models
                 if best and best[0].num_reg_images() >= images_given / 2:
                     break
-        if mapping.refine:
-            _refine(best, images, mapping, known, priors, progress)
+        fixed = mapping.fix_poses or mapping.mapper == "triangulation"
+        for model in best if mapping.refine else ():
+            refine_tracks(
+                model, images, fixed_poses=fixed, fixed_intrinsics=fixed or mapping.fix_intrinsics,
+                priors=priors, progress=progress,
+            )  # fmt: skip
+            if known is not None and not fixed:
+                restore_frame(model, known)
         for number, model in enumerate(best):
             folder = temporary / str(number)
             folder.mkdir()
             model.write(str(folder))
     return best
-
-
-def _refine(
-    models: list[Any], images: Path, mapping: Mapping, known: Any, priors: list[Any], progress: bool
-) -> None:
-    fixed = mapping.fix_poses or mapping.mapper == "triangulation"
-    for model in models:
-        refine_tracks(
-            model, images, fixed_poses=fixed, fixed_intrinsics=fixed or mapping.fix_intrinsics,
-            priors=priors, progress=progress,
-        )  # fmt: skip
-        if known is not None and not fixed:
-            restore_frame(model, known)
 
 
 def _positions(opened: Any) -> list[Any]:

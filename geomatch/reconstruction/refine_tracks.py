@@ -1,15 +1,13 @@
 """Observations of a model moved to sub-pixel accuracy, by comparing the images about them.
 
-A detector places a keypoint in each image alone, to half a pixel or so. A model says how the surroundings of a
-point look from each camera: through the plane at the point that faces the cameras. One observation of each
-track, seen frontally and at a middling scale, is its reference; its window is found in the track's other images.
-Whatever place of the surface the reference shows, the others then show the same.
+A detector places a keypoint in each image alone, to half a pixel or so. A model says how the surroundings of
+a point look from each camera: through the plane at the point that faces the cameras. One observation of each
+track, seen frontally and at a middling scale, is its reference; its window is found in the track's other
+images. Whatever place of the surface the reference shows, the others then show the same.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +23,32 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.images import load_image
 from geomatch.reconstruction.models import summarise_model
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
-from geomatch.stream import ahead
 
+Rows = NDArray[np.int64]
 _STEP = 4.0  # pixels over which the shape of a window is taken
 _LARGEST = 3.0  # pixels of the other image for one of the reference: with more, some go unseen
 _MAX_SHIFT = 3.0  # pixels off the model's place, and off the observation before
-_MIN_CORRELATION, _MAX_DEVIATION = (
-    0.8,
-    0.15,
-)  # pixels; those that are moved have 0.05 in the median (rendered)
+_MIN_CORRELATION, _MAX_DEVIATION = 0.8, 0.15  # pixels; 0.05 is the median of those moved (rendered)
 _LOOSE, _TIGHT, _FILTER = 0.5, 0.1, 10.0
-"""The Cauchy loss of the first adjustment has the first scale in pixels; of the second, twice the median error
-that is left, but at least the second scale. Observations off by ten such scales are removed before it."""
+"""The Cauchy loss of the first adjustment has the first scale in pixels; of the second, twice the median
+error that is left, but at least the second scale. What is off by ten such scales is removed before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefinementReport:
-    """What `refine_tracks` did."""
+    """What `refine_tracks` did with the observations, and what came of it."""
 
     refined: int
-    """Observations that were moved."""
     kept: int
-    """Those that nothing was compared with: references, and all of a track whose reference is at the edge."""
     rejected: int
-    """Those that stay in their places, since the images there are not alike, or too plain."""
+    """Moved; compared with nothing (references, and tracks whose reference lies at the edge); and left where
+    they were, since the images there are not alike or too plain."""
     removed: int
     """Those of all these that the adjusted model contradicts, and has no more."""
     median_shift: float
-    """Pixels."""
     error_before: float
     error_after: float
-    """Mean reprojection errors in pixels."""
+    """Shift of those moved, and mean reprojection errors, in pixels."""
     mean_track_length: float
     """Images per point, at the end."""
 
@@ -65,7 +58,7 @@ class _View:
     image: Any
     rotation: Array
     centre: Array
-    own: NDArray[np.int64]
+    own: Rows
     """Rows of its observations among all."""
 
     def project(self, points: Array) -> Array:
@@ -98,51 +91,49 @@ def refine_tracks(
     Raises ImageError for images that cannot be read; GeomatchError for images of another size than the
     model's, and when COLMAP cannot adjust it.
     """
+    model.update_point_3d_errors()
     before = summarise_model(model)
     if not before.observations:
         return RefinementReport(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
     points, track, places, views = _observations(model)
-    target, outcome = places.copy(), np.zeros(len(places), np.int8)
     corners, reference = _references(points, track, places, views)
     windows, usable = np.zeros((len(points), SIDE**2), np.uint8), np.zeros(len(points), np.bool_)
-    shown, steps = None if progress else True, 2 * len(views)
+    moved, rejected, shown, steps = [np.zeros(0)], 0, None if progress else True, 2 * len(views)
     with tqdm(total=steps, desc="refinement", unit="image", disable=shown) as bar:
-        for view, image in _read(views, images):
-            own = view.own[reference[track[view.own]] == view.own]
-            middles, shapes = (
-                from_colmap(places[own]).astype(np.float64),
-                np.tile(np.eye(2), (len(own), 1, 1)),
-            )
+        for view in views:
+            image, own = view.read(images), view.own[reference[track[view.own]] == view.own]
+            middles, shapes = from_colmap(places[own]), np.tile(np.eye(2), (len(own), 1, 1))
             windows[track[own]] = np.clip(np.rint(cut_windows(image, middles, shapes)), 0, 255)
             usable[track[own]] = windows_inside(image, middles, shapes)
             bar.update()
-        for view, image in _read(views, images):
-            own = view.own[(reference[track[view.own]] != view.own) & usable[track[view.own]]]
+        for view in views:
+            image, own = view.read(images), view.own[reference[track[view.own]] != view.own]
+            own = own[usable[track[own]]]
             found, agrees = _aligned(view, image, corners[track[own]], windows[track[own]], places[own])
-            outcome[own], target[own[agrees]] = np.where(agrees, 1, 2), found[agrees]
+            rows = np.array(view.image.get_observation_point2D_idxs())[own[agrees] - view.own[0]]
+            for row, place in zip(rows.tolist(), found[agrees], strict=True):
+                view.image.points2D[row].xy = place
+            moved.append(np.linalg.norm(found - places[own], axis=1)[agrees])
+            rejected += int((~agrees).sum())
             bar.update()
-    for view in views:
-        rows = np.array(view.image.get_observation_point2D_idxs())
-        moved = outcome[view.own] == 1
-        for row, place in zip(rows[moved].tolist(), target[view.own[moved]], strict=True):
-            view.image.points2D[row].xy = place
-    adjust = partial(_adjust, model, fixed_poses, fixed_intrinsics, priors)
-    adjust(_LOOSE)
+    fixed = fixed_poses, fixed_intrinsics
+    _adjust(model, fixed, priors, _LOOSE)
     scale = float(np.clip(2 * np.median([point.error for point in model.points3D.values()]), _TIGHT, _LOOSE))
     manager = pycolmap().ObservationManager(model)
     removed = manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
-    adjust(scale)
-    after, shifts = summarise_model(model), np.linalg.norm(target - places, axis=1)[outcome == 1]
+    _adjust(model, fixed, priors, scale)
+    after, shifts = summarise_model(model), np.concatenate(moved)
     return RefinementReport(
-        *(int((outcome == kind).sum()) for kind in (1, 0, 2)), int(removed),
+        len(shifts), len(places) - len(shifts) - rejected, rejected, int(removed),
         float(np.median(shifts)) if len(shifts) else 0.0,
         before.mean_reprojection_error, after.mean_reprojection_error, after.mean_track_length,
     )  # fmt: skip
 
 
-def _observations(model: Any) -> tuple[Array, NDArray[np.int64], Array, list[_View]]:
+def _observations(model: Any) -> tuple[Array, Rows, Array, list[_View]]:
     """(P, 3) points; (M,) their rows and (M, 2) COLMAP's pixels of observations; views with some."""
-    ids, seen, places, views = np.array(sorted(model.point3D_ids())), [], [], []
+    ids, seen, views = np.array(sorted(model.point3D_ids())), list[int](), list[_View]()
+    places = list[Any]()
     for image in (model.images[number] for number in sorted(model.reg_image_ids())):
         if own := image.get_observation_points2D():
             rows = np.arange(len(seen), len(seen) + len(own))
@@ -154,9 +145,7 @@ def _observations(model: Any) -> tuple[Array, NDArray[np.int64], Array, list[_Vi
     return points, np.searchsorted(ids, seen), np.array(places), views
 
 
-def _references(
-    points: Array, track: NDArray[np.int64], places: Array, views: list[_View]
-) -> tuple[Array, NDArray[np.int64]]:
+def _references(points: Array, track: Rows, places: Array, views: list[_View]) -> tuple[Array, Rows]:
     """(P, 3, 3) where the plane at each point meets the lines of sight of its reference's middle and of what
     lies `_STEP` pixels right of it and below; (P,) the observation that is the reference."""
     sight, scale, error = np.zeros((len(track), 3)), np.zeros(len(track)), np.zeros(len(track))
@@ -167,7 +156,7 @@ def _references(
         scale[view.own] = np.log2(view.image.camera.mean_focal_length() / depth)
         error[view.own] = np.linalg.norm(view.project(seen) - places[view.own], axis=1)
     sight /= np.linalg.norm(sight, axis=1, keepdims=True)
-    normal = np.stack([-np.bincount(track, sight[:, k], len(points)) for k in range(3)], axis=1)
+    normal = -np.stack([np.bincount(track, part, len(points)) for part in sight.T], axis=1).astype(np.float64)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     counts = np.bincount(track, minlength=len(points))
     first = np.cumsum(counts) - counts
@@ -186,25 +175,13 @@ def _references(
     return corners, reference
 
 
-def _read(views: list[_View], folder: Path) -> Iterator[tuple[_View, Grey]]:
-    def pixels(view: _View) -> int:
-        return int(view.image.camera.width * view.image.camera.height)
-
-    with closing(ahead(lambda view: view.read(folder), views, pixels)) as read:
-        yield from zip(views, read, strict=True)
-
-
 def _aligned(
     view: _View, image: Grey, corners: Array, windows: NDArray[np.uint8], places: Array
 ) -> tuple[Array, NDArray[np.bool_]]:
     """(N, 2) COLMAP's pixels where windows are found in a view, and (N,) where that can be believed."""
     middle, right, below = (view.project(corners[:, k]) for k in range(3))
     shapes = np.stack([right - middle, below - middle], axis=2) / _STEP
-    start, found, agrees = (
-        from_colmap(middle).astype(np.float64),
-        places.copy(),
-        np.zeros(len(places), np.bool_),
-    )
+    start, found, agrees = from_colmap(middle), places.copy(), np.zeros(len(places), np.bool_)
     near = windows_inside(image, start, shapes) & (np.abs(shapes).max((1, 2)) < _LARGEST)
     aligned, correlation, deviation = align_windows(image, windows[near], start[near], shapes[near])
     found[near] = to_colmap(aligned)
@@ -214,33 +191,26 @@ def _aligned(
     return found, agrees
 
 
-def _adjust(
-    model: Any, fixed_poses: bool, fixed_intrinsics: bool, priors: Sequence[Any], scale: float
-) -> None:
-    library, config, options = (
-        pycolmap(),
-        pycolmap().BundleAdjustmentConfig(),
-        pycolmap().BundleAdjustmentOptions(),
-    )
+def _adjust(model: Any, fixed: tuple[bool, bool], priors: Sequence[Any], scale: float) -> None:
+    """Adjust the bundle; ``fixed`` says whether poses and intrinsics are."""
+    library = pycolmap()
+    config, options = library.BundleAdjustmentConfig(), library.BundleAdjustmentOptions()
     options.print_summary = False
-    options.refine_focal_length = options.refine_extra_params = not fixed_intrinsics
-    options.refine_rig_from_world = options.refine_sensor_from_rig = not fixed_poses
-    options.ceres.loss_function_type, options.ceres.loss_function_scale = (
-        library.LossFunctionType.CAUCHY,
-        scale,
-    )
-    solver = options.ceres.solver_options
-    solver.num_threads = 1  # sums of several threads differ from run to run
-    solver.max_num_iterations, solver.function_tolerance = 50, 1e-5
+    options.refine_rig_from_world = options.refine_sensor_from_rig = not fixed[0]
+    options.refine_focal_length = options.refine_extra_params = not fixed[1]
+    ceres, cauchy = options.ceres, library.LossFunctionType.CAUCHY
+    ceres.loss_function_type, ceres.loss_function_scale = cauchy, scale
+    ceres.solver_options.num_threads = 1  # sums of several threads differ from run to run
+    ceres.solver_options.max_num_iterations, ceres.solver_options.function_tolerance = 50, 1e-5
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
     try:  # not `pycolmap.bundle_adjustment`, which makes the whole process talk again (4.2.1)
-        if priors and not fixed_poses:
+        if priors and not fixed[0]:
             holding = library.PosePriorBundleAdjustmentOptions()
-            holding.ceres.prior_position_loss_function_type = library.LossFunctionType.CAUCHY
+            holding.ceres.prior_position_loss_function_type = cauchy
             adjuster = library.create_pose_prior_bundle_adjuster(options, holding, config, priors, model)
         else:
-            if not fixed_poses:
+            if not fixed[0]:
                 config.fix_gauge(library.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
             adjuster = library.create_default_bundle_adjuster(options, config, model)
         interruptible(lambda token: adjuster.solve())

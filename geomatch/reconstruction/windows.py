@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Grey = NDArray[np.float32]
+Places = NDArray[np.floating]
 RADIUS = 7
 """Pixels that windows reach to each side: with 5, 7, 10 and 14 the camera centres of a rendered scene were
 off by 21, 16, 16 and 22 millionths of its extent."""
@@ -23,7 +24,7 @@ _BLOCK, _ITERATIONS, _TINY = 512, 15, 1e-6  # windows at a time: some 10 MB
 _STILL, _FAR = 0.01, 3.0  # pixels: a smaller step is the last one, a larger one is astray
 
 
-def cut_windows(image: Grey, places: Array, shapes: Array) -> Grey:
+def cut_windows(image: Grey, places: Places, shapes: Array) -> Grey:
     """(N, SIDE^2) values of an image (H, W) about places (N, 2), by shapes (N, 2, 2)."""
     if not len(places):  # which OpenCV refuses
         return np.zeros((0, SIDE**2), np.float32)
@@ -31,20 +32,22 @@ def cut_windows(image: Grey, places: Array, shapes: Array) -> Grey:
     return np.asarray(cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
-def windows_inside(image: Grey, places: Array, shapes: Array) -> NDArray[np.bool_]:
+def windows_inside(image: Grey, places: Places, shapes: Array) -> NDArray[np.bool_]:
     """(N,) which windows lie wholly in the image."""
     reach = RADIUS * np.abs(shapes).sum(axis=2)
     return np.asarray(((places >= reach) & (places + reach <= np.array(image.shape[::-1]) - 1)).all(axis=1))
 
 
-def align_windows(image: Grey, windows: NDArray[np.uint8], places: Array, shapes: Array) -> tuple[Array, ...]:
+def align_windows(
+    image: Grey, windows: NDArray[np.uint8], places: Places, shapes: Array
+) -> tuple[Array, ...]:
     """Find windows (N, SIDE^2) in an image (H, W), from nearly right places (N, 2) and shapes (N, 2, 2).
 
     Returns places (N, 2); (N,) their normalised correlations; and (N,) standard deviations in pixels, in the
     worst direction, by the difference that is left: infinite where it did not converge.
     """
-    starts = range(0, max(len(places), 1), _BLOCK)
-    parts = [_align(image, *(part[k : k + _BLOCK] for part in (windows, places, shapes))) for k in starts]
+    cuts = [slice(k, k + _BLOCK) for k in range(0, max(len(places), 1), _BLOCK)]
+    parts = [_align(image, windows[cut], places[cut].astype(np.float64), shapes[cut].copy()) for cut in cuts]
     return tuple(np.concatenate(own) for own in zip(*parts, strict=True))
 
 
@@ -59,7 +62,7 @@ def _align(image: Grey, windows: NDArray[np.uint8], places: Array, shapes: Array
     steps -= (steps @ (flat * _WEIGHTS)[..., None]) * flat[:, None]
     weighted = steps * _WEIGHTS
     inverse = np.linalg.inv((weighted @ steps.swapaxes(1, 2)).astype(np.float64) + _TINY * np.eye(6))
-    solve, places, shapes = inverse.astype(np.float32) @ weighted, places.copy(), shapes.copy()
+    solve = inverse.astype(np.float32) @ weighted
     correlation, moved, active = np.zeros(count), np.full(count, np.inf), np.arange(count)
     for _ in range(_ITERATIONS):
         values = _centred(cut_windows(image, places[active], shapes[active]))

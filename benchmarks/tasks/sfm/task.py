@@ -51,6 +51,7 @@ _SOURCE = (
 _ALL = (
     SfmProtocol("sfm", 1, _SOURCE),
     SfmProtocol("sfm-single", 1, _SOURCE, cameras="single"),
+    SfmProtocol("sfm-per-image", 1, _SOURCE, cameras="per-image"),
     SfmProtocol("sfm-unrefined", 1, _SOURCE, refine=False),
 )
 
