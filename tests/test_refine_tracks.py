@@ -1,6 +1,7 @@
 """Observations aligned to sub-pixel accuracy, and what holds a model in its frame."""
 
 import shutil
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -159,7 +160,7 @@ def adjusted(model: Any, fixed_poses: bool = False) -> Any:
 def test_points_come_back_to_the_surfaces_through_any_lens_and_the_cameras_stay(scene: Scene) -> None:
     model = scene.disturbed()
     rough = adjusted(scene.disturbed(), fixed_poses=True)
-    report = refine_tracks(model, scene.folder, fixed_poses=True, fixed_intrinsics=True)
+    report = refine_tracks(model, scene.folder, known=deepcopy(model), fixed_intrinsics=True)
     off, rough_off = (np.median(off_surface(scene.panels, scene.points(one))) for one in (model, rough))
     assert off < rough_off / 4
     assert report.refined > 2 * report.rejected
@@ -188,7 +189,7 @@ def test_what_the_images_do_not_confirm_stays_where_it_was(scene: Scene, tmp_pat
     wrong = next(k for k, point in enumerate(model.images[4].points2D) if point.has_point3D())
     model.images[4].points2D[wrong].xy += np.array([8.0, 5.0])
     before = [np.array([point.xy for point in model.images[k].points2D]) for k in (2, 4)]
-    report = refine_tracks(model, tmp_path / "images", fixed_poses=True)
+    report = refine_tracks(model, tmp_path / "images", known=deepcopy(model))
     after = [np.array([point.xy for point in model.images[k].points2D]) for k in (2, 4)]
     covered, free = before[0][:, 0] > 160, before[0][:, 0] < 135
     assert covered.sum() > 20
@@ -205,7 +206,7 @@ def test_noise_moves_nothing(scene: Scene, tmp_path: Path) -> None:
         grey = np.clip(rng.normal(128, 5, (SIZE[1], SIZE[0])), 0, 255).astype(np.uint8)
         cv2.imwrite(str(tmp_path / f"{number}.png"), grey)
     model = scene.disturbed()
-    report = refine_tracks(model, tmp_path, fixed_poses=True)
+    report = refine_tracks(model, tmp_path, known=deepcopy(model))
     assert report.refined <= 0.01 * report.rejected
 
 

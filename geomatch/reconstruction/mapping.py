@@ -100,13 +100,13 @@ def map_database(
                     best = models
                 if best and best[0].num_reg_images() >= images_given / 2:
                     break
-        fixed = mapping.fix_poses or mapping.mapper == "triangulation"
+        fixed = known if mapping.fix_poses or mapping.mapper == "triangulation" else None
         for model in best if mapping.refine else ():
             refine_tracks(
-                model, images, fixed_poses=fixed, fixed_intrinsics=fixed or mapping.fix_intrinsics,
-                priors=priors, progress=progress,
+                model, images, known=fixed, fixed_intrinsics=mapping.fix_intrinsics, priors=priors,
+                progress=progress,
             )  # fmt: skip
-            if known is not None and not fixed:
+            if known is not None and fixed is None:
                 restore_frame(model, known)
         for number, model in enumerate(best):
             folder = temporary / str(number)

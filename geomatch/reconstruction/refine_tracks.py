@@ -77,7 +77,7 @@ def refine_tracks(
     model: Any,
     images: Path,
     *,
-    fixed_poses: bool = False,
+    known: Any = None,
     fixed_intrinsics: bool = False,
     priors: Sequence[Any] = (),
     progress: bool = False,
@@ -86,7 +86,8 @@ def refine_tracks(
 
     Each image in the folder ``images`` is read twice; a window of 225 bytes per point stays in memory.
     Observations keep their index, so that the model still belongs to its database, whose keypoints stay.
-    ``priors``, ``pycolmap.PosePrior`` of images, hold the model in their frame; without, two cameras do.
+    Poses and cameras of ``known``, another reconstruction with the same ids, stay; or else ``priors``,
+    ``pycolmap.PosePrior`` of images, hold the model in their frame; without either, two cameras do.
 
     Raises ImageError for images that cannot be read; GeomatchError for images of another size than the
     model's, and when COLMAP cannot adjust it.
@@ -116,12 +117,12 @@ def refine_tracks(
             moved.append(np.linalg.norm(found - places[own], axis=1)[agrees])
             rejected += int((~agrees).sum())
             bar.update()
-    fixed = fixed_poses, fixed_intrinsics
-    _adjust(model, fixed, priors, _LOOSE)
+    holding = known, fixed_intrinsics, priors
+    _adjust(model, holding, _LOOSE)
     scale = float(np.clip(2 * np.median([point.error for point in model.points3D.values()]), _TIGHT, _LOOSE))
     manager = pycolmap().ObservationManager(model)
     removed = manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
-    _adjust(model, fixed, priors, scale)
+    _adjust(model, holding, scale)
     after, shifts = summarise_model(model), np.concatenate(moved)
     return RefinementReport(
         len(shifts), len(places) - len(shifts) - rejected, rejected, int(removed),
@@ -191,26 +192,28 @@ def _aligned(
     return found, agrees
 
 
-def _adjust(model: Any, fixed: tuple[bool, bool], priors: Sequence[Any], scale: float) -> None:
-    """Adjust the bundle; ``fixed`` says whether poses and intrinsics are."""
-    library = pycolmap()
+def _adjust(model: Any, holding: tuple[Any, bool, Sequence[Any]], scale: float) -> None:
+    """Adjust the bundle; ``holding`` are the known model, whether intrinsics stay, and priors."""
+    library, (known, fixed_intrinsics, priors) = pycolmap(), holding
     config, options = library.BundleAdjustmentConfig(), library.BundleAdjustmentOptions()
     options.print_summary = False
-    options.refine_rig_from_world = options.refine_sensor_from_rig = not fixed[0]
-    options.refine_focal_length = options.refine_extra_params = not fixed[1]
+    options.refine_focal_length = options.refine_extra_params = not fixed_intrinsics
     ceres, cauchy = options.ceres, library.LossFunctionType.CAUCHY
     ceres.loss_function_type, ceres.loss_function_scale = cauchy, scale
     ceres.solver_options.num_threads = 1  # sums of several threads differ from run to run
     ceres.solver_options.max_num_iterations, ceres.solver_options.function_tolerance = 50, 1e-5
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
+        if known is not None and image_id in known.images and known.images[image_id].has_pose:
+            config.set_constant_rig_from_world_pose(model.images[image_id].frame_id)
+            config.set_constant_cam_intrinsics(model.images[image_id].camera_id)
     try:  # not `pycolmap.bundle_adjustment`, which makes the whole process talk again (4.2.1)
-        if priors and not fixed[0]:
-            holding = library.PosePriorBundleAdjustmentOptions()
-            holding.ceres.prior_position_loss_function_type = cauchy
-            adjuster = library.create_pose_prior_bundle_adjuster(options, holding, config, priors, model)
+        if priors and known is None:
+            positions = library.PosePriorBundleAdjustmentOptions()
+            positions.ceres.prior_position_loss_function_type = cauchy
+            adjuster = library.create_pose_prior_bundle_adjuster(options, positions, config, priors, model)
         else:
-            if not fixed[0]:
+            if known is None:
                 config.fix_gauge(library.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
             adjuster = library.create_default_bundle_adjuster(options, config, model)
         interruptible(lambda token: adjuster.solve())
