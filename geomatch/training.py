@@ -5,6 +5,7 @@ Correspondences are those of one image seen twice, through a known homography an
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from tqdm import tqdm
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import GeomatchError, ImageError
-from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
+from geomatch.files import digest_of, pack_arrays, sha256_of, unpack_arrays
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
 from geomatch.isolation import isolated
 from geomatch.keypoints import OpenCVDetector
 from geomatch.provenance import cache_key
+from geomatch.store import Store
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
 from geomatch.types import Features
 
@@ -32,6 +34,7 @@ MAX_PAIRS = 40_000
 """Corresponding keypoints that a fit uses at most; memory is 8 bytes per pair and activation."""
 HELD_OUT = 10  # one image in so many is held out of the fit, to measure it on
 RIDGE = 0.1  # added to the within-pair covariance, in units of its mean eigenvalue
+KIND = "activations"  # of what the store caches
 Rows = NDArray[np.float32]
 
 
@@ -65,7 +68,7 @@ def fit_on_images(
     extractor = DIFTExtractor(replace(config, head=False))
     motions: tuple[Motion, ...] = ("upright",) if config.sampling == "dense" else ("upright", "rotated")
     settings = [cache_key(extractor), views, seed, motions, PER_VIEW]
-    work.mkdir(parents=True, exist_ok=True)
+    store = Store.at(work)
     hashes: dict[str, Path] = {}
     skipped: dict[str, str] = {}
     for path in images:
@@ -77,15 +80,16 @@ def fit_on_images(
     used: list[str] = []
     shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None)
     for number, (digest, path) in enumerate(shown):
-        file = work / f"{digest_of([digest, settings])}.npz"
+        key, given = digest_of([digest, settings]), (path, views, motions, seed + int(digest[:8], 16))
+
+        def make(_: list[int], given: Any = given) -> list[dict[str, NDArray[Any]]]:
+            return [view_activations(extractor, *given)]
+
         try:
-            if not file.is_file():
-                found = view_activations(extractor, path, views, motions, seed + int(digest[:8], 16))
-                save_arrays(file, "activations", found)
+            (saved,) = store.cached(KIND, [key], make, partial(pack_arrays, KIND), _unpacked)
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
-        saved = load_arrays(file, "activations", ("first", "second", "view"))
         if not len(saved["view"]):
             skipped[str(path)] = "no common keypoints in its views"
             continue
@@ -108,6 +112,10 @@ def fit_on_images(
     projected = [(head.apply(a), head.apply(b), view) for a, b, view in held_out]
     measured = (rank1(held_out), rank1(projected)) if held_out else None
     return FittedHead(head, len(used), skipped, count, measured)
+
+
+def _unpacked(data: bytes, label: str) -> dict[str, NDArray[Any]]:
+    return unpack_arrays(data, label, KIND, ("first", "second", "view"))
 
 
 @isolated()

@@ -218,11 +218,11 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     store = Store.at(tmp_path / "store")
     pooled = pool_images(files, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
-    best = nearest_images(store, pooled, 2, work)
+    best = nearest_images(store, pooled, 2)
     for index in range(9):
         assert {group[other] for other in best[index]} == {group[index]}
     monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
-    np.testing.assert_array_equal(nearest_images(store, pooled, 2, work), best)
+    np.testing.assert_array_equal(nearest_images(store, pooled, 2), best)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
     assert pool_images(files, photos, extractor, store, work) == pooled
     assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -114,5 +114,5 @@ def test_masks_of_a_sequence_are_used(tmp_path: Path, small: NDArray[np.uint8], 
     assert plain.features0.keypoints[:, 0].min() < 60
     matcher = FunctionMatcher(lambda image0, image1: (np.full((2, 2), [[50], [200]]),) * 2)
     given = Method("own", pair_matcher=matcher)
-    masked = Views(Entry(given, given.key()), None).pair(paths, "original", False)
+    masked = Views(Entry(given, given.key()), store).pair(paths, "original", False)
     assert masked.features0.keypoints.tolist() == [[200, 200]]

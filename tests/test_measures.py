@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
-from geomatch.benchmarks.tasks.homography import measures
+from geomatch.benchmarks.tasks.homography import evaluation as measures
 from geomatch.geometry import warp_points
 
 

@@ -21,10 +21,10 @@ from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
-from geomatch.benchmarks.tasks.pose import evaluation
+from geomatch.benchmarks.tasks.pose import task as evaluation
 from geomatch.benchmarks.tasks.pose.data import Camera, RelativePose, read_cameras
-from geomatch.benchmarks.tasks.pose.evaluation import epipolar_distances, evaluate, pose_errors, solve
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET
+from geomatch.benchmarks.tasks.pose.task import epipolar_distances, evaluate, pose_errors, solve
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.types import Features
@@ -85,7 +85,7 @@ def test_layouts_say_what_is_there(tmp_path: Path) -> None:
     found = read_cameras("megadepth", data)
     assert [pair.name for pair in found.units[0].pairs] == ["0015 0-2", "0015 2-4", "0015 0-4"]
     assert found.units[0].pairs[0].truth.matrix == pytest.approx(relative(0, 1))
-    assert (found.complete, found.missing) == (False, ("1497 pairs",))
+    assert (found.complete, found.missing) == (False, "1497 pairs")
     before = found.units[0].fingerprint
     (data / "megadepth_test_1500/Undistorted_SfM/0015/images/13.jpg").unlink()
     found = read_cameras("megadepth", data)
@@ -101,7 +101,7 @@ def test_layouts_say_what_is_there(tmp_path: Path) -> None:
     scenes = read_cameras("pose", tmp_path / "two").units
     assert [(scene.name, len(scene.pairs)) for scene in scenes] == [("a", 3), ("b", 2)]  # 0 and 2 share none
     (model / "images" / "12.jpg").unlink()
-    assert read_cameras("pose", tmp_path / "two").missing == ("2 pairs",)
+    assert read_cameras("pose", tmp_path / "two").missing == "2 pairs"
 
 
 class Evil:

@@ -110,7 +110,7 @@ def test_what_collections_take_follows_from_the_rates() -> None:
         "retrieval, core-hours": lambda n: (n / pooled + n**2 / (1e6 * compared)) / 3600,
         "matching, core-hours": lambda n: k * n / pairs / 3600,
         "matching all pairs, core-hours": lambda n: n * (n - 1) / 2 / pairs / 3600,
-        "stored, GB": lambda n: n * (size + 8 * numbers + k * pair_size) / 1e9,
+        "stored, GB": lambda n: n * (size + 4 * numbers + k * pair_size) / 1e9,
         "objects, thousands": lambda n: (2 * n + k * n / 256) / 1e3,
         "read while matching, GB": lambda n: (
             k * n * rate["features read per pair, 20 nearest on a plane"] * size / 1e9

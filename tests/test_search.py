@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def search(data: Path, out: Path, method: str = METHOD) -> RunResult:
     context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
-    return run_benchmark("hpatches", data, "sweep", method, out, context, Settings(100, cache_features=False))
+    return run_benchmark("hpatches", data, "sweep", method, out, context, Settings(100))
 
 
 def test_every_point_is_that_of_its_own_descriptor(data: Path, tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ class DataSet(Generic[Part]):
     broken: dict[str, str]  # names of what cannot be used, with the reason
     complete: bool  # True if it is the whole release, so that numbers compare with published ones
     split: str | None = None  # the release's split, where it has several
-    missing: tuple[str, ...] = ()
-    """Units of the release that are not here or not whole, where their names are known."""
-    known: int | None = None  # units of the release that are here; None when all are
+    missing: str = ""  # what of the release is not here beside whole units
 
 
 def chosen_split(name: str, split: str | None, splits: Iterable[str] = ()) -> str:

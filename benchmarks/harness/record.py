@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task, unreadable
+from geomatch.benchmarks.harness.task import FOLDERS, SCHEMA, Row, Task, find_task, unreadable
 from geomatch.benchmarks.methods.strings import named
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, read_json, write_whole

@@ -5,16 +5,16 @@ SHA-256 of all that decides its content (pixels, weights, settings, versions), s
 taken for something new, and several processes may share a store.
 """
 
+import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.record import allowed, machine, summarise_record, unreadable_pairs, write_run
-from geomatch.benchmarks.harness.task import Entry, Row, Settings, Task, find_task, unreadable
+from geomatch.benchmarks.harness.task import SCHEMA, Entry, Row, Settings, Task, find_task, key_of, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher
 from geomatch.benchmarks.methods.strings import named, split_methods
@@ -22,8 +22,8 @@ from geomatch.describers import Describer
 from geomatch.engine import FailedItem, LocalEngine, RunContext, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
-from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of
+from geomatch.errors import DamagedError, GeomatchError, first_line, reading
+from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.keypoints import Detector, create_detector
 from geomatch.provenance import versions
 from geomatch.store import Manifest, Store
@@ -35,6 +35,7 @@ images, see `geomatch.benchmarks.methods.functions.FunctionMatcher`."""
 Methods = str | Sequence[str | Method] | Mapping[str, Given]
 """Strings separated by commas, methods, or methods by the names that the record gives them."""
 Cells = dict[str, list[Row]]  # rows by protocol
+ROWS = "rows"  # kind of the rows in the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,11 @@ def run_benchmark(
             raise GeomatchError(f"nothing can run: {why}")
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
-        cache = store if settings.cache_features and task.caches else None
         need: Need = "processor" if device == "cpu" else "large network"
         limited = list(chosen)
         if not task.dense:  # an object may find more
             limited = [replace(one, max_keypoints=allowed(one, settings.max_keypoints)) for one in chosen]
-        evaluating = Evaluating(name, tuple(limited), tuple(usable), store, cache, need)
+        evaluating = Evaluating(name, tuple(limited), tuple(usable), store, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in chosen}
@@ -204,8 +204,7 @@ def _check_travels(evaluating: "Evaluating", workers: int) -> None:
             ) from error
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One unit with one method, under all protocols."""
 
     unit: Any
@@ -221,7 +220,6 @@ class Evaluating:
     protocols: tuple[Any, ...]
     entries: tuple[Entry, ...]
     store: Store
-    cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
@@ -239,7 +237,7 @@ class Evaluating:
 
     def evaluate(self, job: Job) -> tuple[Cells, int]:
         """Rows, and how many had to be computed."""
-        evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.cache)
+        evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.store)
         cells: Cells = {}
         computed: list[str] = []
         for protocol, key in self.keys(job):
@@ -248,11 +246,20 @@ class Evaluating:
                 computed.append(protocol.name)
                 return [evaluation.rows(protocol)]
 
-            (own,) = self.store.cached(ROWS, [key], make, pack_rows, unpack_rows)
+            (own,) = self.store.cached(ROWS, [key], make, _packed, _unpacked)
             cells[protocol.name] = own
             if any(map(unreadable, own)):
                 self.store.remove(ROWS, key)
         return cells, len(computed)
+
+
+def _packed(rows: list[Row]) -> bytes:
+    return pack_arrays(ROWS, {"rows": json.dumps(rows, allow_nan=False)})
+
+
+def _unpacked(data: bytes, label: str) -> list[Row]:
+    with reading(label, "list of rows", DamagedError):
+        return [dict(row) for row in json.loads(str(unpack_arrays(data, label, ROWS, ("rows",))["rows"]))]
 
 
 def _evaluated(

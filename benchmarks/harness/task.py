@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.methods import Method, create_dense_method, create_method
+from geomatch.files import digest_of
+from geomatch.provenance import versions
 from geomatch.store import Store
 
+SCHEMA = 5  # version of the record's layout and of what is cached; part of every key
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
@@ -25,14 +28,12 @@ Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the numbers of a run besides data, protocols and methods, or how much is cached."""
+    """What decides the numbers of a run besides data, protocols and methods."""
 
     max_keypoints: int = 2000
     """Keypoints per image, at most; protocols take the best of them."""
     split: str | None = None
     """The data set's split, where it has several; None takes the one that is reported."""
-    cache_features: bool = True
-    """Cache features and maps, not only rows; a search of many settings does without."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Task:
     whole: int | Mapping[str, int]  # units of the release, perhaps by split; 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
-    evaluation: Callable[[Any, Entry, Store | None], Evaluation]  # on a unit; caches features
+    evaluation: Callable[[Any, Entry, Store], Evaluation]  # on a unit; caches features
     measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
@@ -90,7 +91,6 @@ class Task:
     notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
-    caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
@@ -147,14 +147,11 @@ class Task:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
-        count = self.amount(len(data.units) if data.known is None else data.known, data.split)
+        count = self.amount(len(data.units), data.split)
         text = (
             f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
-        if not data.missing:
-            return text
-        more = len(data.missing) - 3
-        return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
+        return f"{text}; missing: {data.missing}" if data.missing else text
 
 
 def by_name(*protocols: Any) -> dict[str, Any]:
@@ -167,6 +164,11 @@ FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography"
            "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
            "jhmdb": "temporal", "sfm": "sfm"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
+
+
+def key_of(*parts: object) -> str:
+    """SHA-256 of all that decides a cached object, and of the versions of the packages."""
+    return digest_of([SCHEMA, *parts, versions("pycolmap")])
 
 
 def find_task(name: str) -> Task:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,16 +11,17 @@ import click
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import (
     MASKS,
-    Command,
     bundled,
     changed_config,
     descriptor_options,
     given_options,
     make_out,
-    parse_bands,
+    parse_numbers,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from geomatch.dift import DIFTConfig
     from geomatch.images import Reading, Stretch
     from geomatch.pipeline import Pipeline
@@ -101,48 +101,44 @@ def _reading(
     return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
 
 
-def pipeline_options(geometry: str) -> Callable[[Command], Command]:
-    """Options from keypoints to geometry; a command gets as ``pipeline`` what makes a `geomatch.Pipeline`."""
-    return bundled(
-        "pipeline",
-        _pipeline,
-        click.option("--detector", metavar="NAME",
-                     help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
-                          "[default: mixed]"),
-        *MATCHING,
-        click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
-                     show_default=True, help="How many tilted views are tried where plain matching fails."),
-        click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-                     help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
-        click.option("--geometry", type=click.Choice(GEOMETRIES), default=geometry, show_default=True,
-                     help="What to estimate; auto is the simplest of the first five that explains the "
-                          "matches, essential the relative pose of known cameras."),
-        click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
-                     help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
-        click.option("--threshold", type=float, default=3.0, show_default=True,
-                     help="Largest error of an inlier, in pixels of image 1."),
-        click.option("--max-ratio", type=float, help="Lowe's ratio test, of mnn."),
-        click.option("--refine-keypoints/--no-refine-keypoints", default=None,
-                     help="Move matched grid points to where feature maps agree. [default: yes]"),
-        click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
-                     help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
-    )  # fmt: skip
-
-
-def reading_options() -> Callable[[Command], Command]:
-    """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
-    return bundled(
-        "reading",
-        _reading,
-        click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
-                     show_default=True,
-                     help="Stretch values of more than 8 bits that use less than a quarter of their range."),
-        click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
-                     help="Of an image with several bands: one, or red, green and blue, counted from 1."),
-        click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
-                     help="Turn images as their EXIF data says."),
-        *MASKS,
-    )  # fmt: skip
+pipeline_options = bundled(
+    "pipeline",
+    _pipeline,
+    click.option("--detector", metavar="NAME",
+                 help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
+                      "[default: mixed]"),
+    *MATCHING,
+    click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
+                 show_default=True, help="How many tilted views are tried where plain matching fails."),
+    click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+    click.option("--geometry", type=click.Choice(GEOMETRIES), default="homography", show_default=True,
+                 help="What to estimate; auto is the simplest of the first five that explains the "
+                      "matches, essential the relative pose of known cameras."),
+    click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
+                 help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
+    click.option("--threshold", type=float, default=3.0, show_default=True,
+                 help="Largest error of an inlier, in pixels of image 1."),
+    click.option("--max-ratio", type=float, help="Lowe's ratio test, of mnn."),
+    click.option("--refine-keypoints/--no-refine-keypoints", default=None,
+                 help="Move matched grid points to where feature maps agree. [default: yes]"),
+    click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
+                 help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
+)  # fmt: skip
+"""From keypoints to geometry; a command gets as ``pipeline`` what makes a `geomatch.Pipeline`."""
+reading_options = bundled(
+    "reading",
+    _reading,
+    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
+                 show_default=True,
+                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
+    click.option("--bands", metavar="N[,N,N]", callback=parse_numbers,
+                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
+    click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
+                 help="Turn images as their EXIF data says."),
+    *MASKS,
+)  # fmt: skip
+"""How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
 
 
 def show_progress() -> None:
@@ -178,8 +174,8 @@ def show_progress() -> None:
                    "each.")  # fmt: skip
 @click.option("--images", "folder", type=click.Path(path_type=Path), metavar="DIR",
               help="Where the names of --pairs lie. [default: the working directory]")  # fmt: skip
-@pipeline_options("homography")
-@reading_options()
+@pipeline_options
+@reading_options
 @descriptor_options()
 def match(
     images: tuple[Path, ...],

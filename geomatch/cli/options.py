@@ -137,18 +137,14 @@ def parse_points(
     return points
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} are no whole numbers; give such as 3,2") from error
-
-
-def parse_bands(
+def parse_numbers(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:
-    """``4,3,2`` as `geomatch.Conversion.bands`; a callback of options."""
-    return value if value is None else _numbers(value)
+    """Whole numbers such as ``4,3,2``; a callback of options."""
+    try:
+        return None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} are no whole numbers; give such as 3,2") from error
 
 
 _PREFIX = "dift_"
@@ -168,8 +164,7 @@ _OPTIONS = dict([
     _option("--timestep", "Noise level of the forward pass.", int),
     _option("--layers", "Where the network is read, A,B,...: see `geomatch models layers MODEL`.",
             callback=lambda context, parameter, value: value and parse_layers(value)),
-    _option("--discard", "Channels of the layers that are set to 0, A,B,...",
-            callback=lambda context, parameter, value: value and _numbers(value)),
+    _option("--discard", "Channels of the layers that are set to 0, A,B,...", callback=parse_numbers),
     _option("--noise/--no-noise", "Add noise of that level, as the paper does.", bool),
     _option("--ensemble-size", "Noises to average over.", int),
     _option("--seed", "Random seed of the noise.", int),
@@ -204,6 +199,21 @@ def changed_config(config: "DIFTConfig") -> "DIFTConfig":
     if changes.get("image_size") == _NATIVE:
         changes["image_size"] = None
     return replace(config, **changes)
+
+
+DENSE = click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
+                     help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id."
+                     )  # fmt: skip
+
+
+def dense_config(descriptor: str) -> "DIFTConfig":
+    """The settings of what `DENSE` names, with the options that were given."""
+    from geomatch.describers import dift_config
+
+    config = changed_config(dift_config(descriptor))
+    if config.sampling != "dense":
+        raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
+    return config
 
 
 def given_options() -> dict[str, Any]:

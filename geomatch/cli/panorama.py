@@ -24,8 +24,8 @@ if TYPE_CHECKING:
               help="A camera that turned where it stood, or a plane, such as a wall.")  # fmt: skip
 @click.option("--projection", type=click.Choice(["spherical", "cylindrical", "plane"]), default="spherical",
               show_default=True, help="What a turning camera is drawn on.")  # fmt: skip
-@pipeline_options("homography")
-@reading_options()
+@pipeline_options
+@reading_options
 @descriptor_options()
 def panorama(
     images: tuple[Path, ...],

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     click.option("--pages/--no-pages", default=True, show_default=True,
                  help="Write index.html, where image and reference flicker."),
 )  # fmt: skip
-@pipeline_options("homography")
-@reading_options()
+@pipeline_options
+@reading_options
 @descriptor_options()
 def register(
     images: tuple[Path, ...],

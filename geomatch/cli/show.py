@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from geomatch.cli.options import changed_config, descriptor_options, parse_points
+from geomatch.cli.options import DENSE, dense_config, descriptor_options, parse_points
 
 
 @click.command()
@@ -17,8 +17,7 @@ from geomatch.cli.options import changed_config, descriptor_options, parse_point
 @click.option("--pca", is_flag=True, help="Draw the first three principal components of IMAGE0's features.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="PNG", default=Path("show.png"),
               show_default=True, help="The picture.")  # fmt: skip
-@click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
-              help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
+@DENSE
 @descriptor_options()
 def show(
     image0: Path,
@@ -45,15 +44,12 @@ def show(
     import numpy as np
 
     import geomatch
-    from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
     from geomatch.dift.maps.transfer import check_inside
     from geomatch.drawing.similarity import draw_components, show_points
     from geomatch.images import write_png
 
-    config = changed_config(dift_config(descriptor))
-    if config.sampling != "dense":
-        raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
+    config = dense_config(descriptor)
     images = [geomatch.load_image(image) for image in (image0, *targets)]
     places0 = np.array(points).reshape(-1, 2)
     check_inside(places0, images[0].size)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from geomatch.cli.options import changed_config, descriptor_options, make_out, parse_points
+from geomatch.cli.options import DENSE, dense_config, descriptor_options, make_out, parse_points
 
 
 @click.command()
@@ -18,8 +18,7 @@ from geomatch.cli.options import changed_config, descriptor_options, make_out, p
               help="Write overlay.mp4, tracks.csv and masks/ here; store/ caches what is done.")  # fmt: skip
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many. [default: all]")
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
-@click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
-              help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
+@DENSE
 @descriptor_options(leave_out=("--metric",))
 def track(
     video: Path,
@@ -49,9 +48,7 @@ def track(
     from geomatch.video.track import default_propagation, track_mask, track_points
     from geomatch.video.writer import save_tracks
 
-    config = changed_config(dift_config(descriptor))
-    if config.sampling != "dense":
-        raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
+    config = dense_config(descriptor)
     rules, usual = default_propagation(dift_config(descriptor))  # --model may rename it
     marks = load_mask(mask) if mask else None
     images = frames_of(video, frames)

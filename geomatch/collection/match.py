@@ -108,7 +108,7 @@ def match_collection(
             for left in reversed(range(ROUNDS)):
                 pooled = pool_images(files, photos, dense, store, work)
                 try:
-                    return nearest_images(store, pooled, count, work)
+                    return nearest_images(store, pooled, count)
                 except GeomatchError:  # of a damaged object, which was removed, or of something else
                     if not left or store.sizes(GLOBAL).keys() >= set(pooled):
                         raise

@@ -119,22 +119,24 @@ def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
                 yield name, names[other]
 
 
-def parts_of(line: str) -> list[str]:
-    """The names on a line of a list, separated by spaces, or by tabs when names have spaces."""
-    return [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+def read_list(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Number, text and names of each line that is not empty; names are split at spaces, or at tabs if any."""
+    with reading(path, "list of pairs"):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            parts = line.split("\t") if "\t" in line else line.split()
+            yield number, line, [part.strip() for part in parts]
 
 
 def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
-    with reading(path, "list of pairs"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
     unknown = 0
-    for number, line in enumerate(lines, 1):
-        pair = parts_of(line)
+    for number, line, pair in read_list(path):
         if len(pair) == 3:
             with suppress(ValueError):
                 float(pair[2])  # a score
                 del pair[2]
-        if not line.strip() or (line.lstrip().startswith("#") and not known.issuperset(pair)):
+        if line.lstrip().startswith("#") and not known.issuperset(pair):
             continue
         if len(pair) != 2 or pair[0] == pair[1]:
             text = "expected two different image names and a space, or a tab if they have spaces, between"
@@ -166,27 +168,28 @@ def _nearby(names: Sequence[str], positions: Positions, count: int, remarks: lis
         distances: NDArray[np.floating] = ((points[part, None] - points[None, others]) ** 2).sum(axis=-1)
         return -distances
 
-    parts = [slice(start, min(start + _ROWS, total)) for start in range(0, total, _ROWS)]
-    chosen = [best_partners(near, part, total, count, 64 * _ROWS) for part in parts]
-    yield from _ranked(list(found), np.concatenate(chosen))
+    yield from _ranked(list(found), best_partners(near, total, count, _ROWS, 64 * _ROWS))
 
 
-def best_partners(score: Score, part: slice, total: int, count: int, step: int) -> NDArray[np.int64]:
-    """(n, count) best partners of the items in ``part`` among ``total``, of equals the first, -1 for none.
+def best_partners(score: Score, total: int, count: int, rows: int, step: int) -> NDArray[np.int64]:
+    """(total, count) best partners of each of ``total`` items, of equals the first, -1 for none.
 
-    Compares with ``step`` items at a time, so that memory does not grow with the square of their number.
+    Compares ``rows`` items with ``step`` at a time, so that memory does not grow with the square of their
+    number.
     """
-    own = np.arange(part.start, part.stop)
-    values = np.full((len(own), count), -np.inf)
-    chosen = np.full((len(own), count), -1)
-    for start in range(0, total, step):
-        others = np.arange(start, min(start + step, total))
-        found = np.array(score(part, slice(others[0], others[-1] + 1)), np.float64)
-        found[own[:, None] == others[None]] = -np.inf
-        every = np.concatenate([values, found], axis=1)
-        names = np.concatenate([chosen, np.broadcast_to(others, found.shape)], axis=1)
-        best = np.argpartition(-every, count - 1, axis=1)[:, :count]
-        values, chosen = np.take_along_axis(every, best, axis=1), np.take_along_axis(names, best, axis=1)
-    order = np.lexsort((chosen, -values), axis=1)
-    ranked = np.take_along_axis(chosen, order, axis=1)
-    return np.where(np.take_along_axis(values, order, axis=1) > -np.inf, ranked, -1)
+    ranked = []
+    for first in range(0, total, rows):
+        own = np.arange(first, min(first + rows, total))
+        values, chosen = np.full((len(own), count), -np.inf), np.full((len(own), count), -1)
+        for start in range(0, total, step):
+            others = np.arange(start, min(start + step, total))
+            found = score(slice(first, own[-1] + 1), slice(start, others[-1] + 1)).astype(np.float64)
+            found[own[:, None] == others[None]] = -np.inf
+            every = np.concatenate([values, found], axis=1)
+            names = np.concatenate([chosen, np.broadcast_to(others, found.shape)], axis=1)
+            best = np.argpartition(-every, count - 1, axis=1)[:, :count]
+            values, chosen = np.take_along_axis(every, best, axis=1), np.take_along_axis(names, best, axis=1)
+        order = np.lexsort((chosen, -values), axis=1)
+        chosen = np.where(values > -np.inf, chosen, -1)
+        ranked.append(np.take_along_axis(chosen, order, axis=1))
+    return np.concatenate(ranked)

@@ -1,8 +1,8 @@
 """Which images show the same place: one descriptor per image, pooled from the diffusion features."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,17 @@ from geomatch.collection.features import SCHEMA, Steps, StoredFeatures, make_mis
 from geomatch.collection.folder import ImageFiles, Photograph
 from geomatch.collection.pairs import best_partners
 from geomatch.describers import DenseDescriber
-from geomatch.engine import BlockTask, FailedItem, Work
-from geomatch.engine.run import grouped, in_blocks
+from geomatch.engine import Work
+from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
 
-KIND, CHUNKS = "global", "chunks"
-CHUNK = 4096  # images whose descriptors lie in one object, and are compared with as many at a time
+KIND = "global"
+CHUNK = 4096  # images that are compared with as many at a time
+_READERS = 16  # objects read at a time
 _Row = NDArray[np.float64]
 CONSTANT = 1e-6  # a channel whose deviation is this share of its mean is left out
 
@@ -71,55 +72,21 @@ def _row(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate(parts).astype(np.float32)
 
 
-def nearest_images(store: Store, keys: Sequence[str], count: int, work: Work) -> NDArray[np.int64]:
+def nearest_images(store: Store, keys: Sequence[str], count: int) -> NDArray[np.int64]:
     """Find the images that look most alike by pooled features, see `geomatch.collection.pairs.Nearest`."""
-    chunks = [tuple(chunk) for chunk in in_blocks(keys, CHUNK)]
-    gathered = _in_order(partial(_gather, store), chunks, "descriptors", work)
-    mean, squares = np.sum(list(gathered), axis=0) / len(keys)
+    with ThreadPoolExecutor(_READERS) as threads:  # of object storage, which takes its time for each
+        rows = np.stack(list(threads.map(lambda key: read_array(store, KIND, key, "row"), keys)))
+    parts = [slice(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
+    wide = (rows[part].astype(np.float64) for part in parts)
+    mean, squares = np.sum([[own.sum(axis=0), (own**2).sum(axis=0)] for own in wide], axis=0) / len(rows)
     deviation = np.sqrt(np.maximum(squares - mean**2, 0))
-    names = tuple(digest_of(list(chunk)) for chunk in chunks)
-    rank = partial(_rank, partial(_unit_rows, store, names, mean, deviation), len(keys), count)
-    ranked = _in_order(rank, range(len(chunks)), "retrieval", work)
-    return np.concatenate(list(ranked)).astype(np.int64)
-
-
-def _in_order(function: Any, items: Sequence[Any], what: str, work: Work) -> Iterator[Any]:
-    """The function's results for each item, in order."""
-    found = dict(work.results(BlockTask(partial(_each, function)), [[i] for i in items], what, "chunk"))
-    for item in items:
-        if isinstance(found[item], FailedItem):
-            raise GeomatchError(f"the images cannot be compared: {found[item].reason}")
-        yield found[item]
-
-
-def _each(function: Any, block: Sequence[Any]) -> list[Any]:
-    return [function(item) for item in block]
-
-
-def _gather(store: Store, keys: Sequence[str]) -> NDArray[np.float64]:
-    """Gather the rows of a chunk in one object; (2, D) sums of the rows and of their squares."""
-    rows = np.stack([read_array(store, KIND, key, "row") for key in keys])
-    store.write(CHUNKS, digest_of(list(keys)), pack_arrays(CHUNKS, {"rows": rows}))
-    wide = rows.astype(np.float64)
-    return np.stack([wide.sum(axis=0), (wide**2).sum(axis=0)])
-
-
-def _rank(
-    read: Callable[[int], NDArray[np.float32]], total: int, count: int, number: int
-) -> NDArray[np.int32]:
-    """The best partners, among all images, of those of a chunk, whose rows are read by its number."""
-    own, first = read(number), number * CHUNK
+    for part in parts:
+        rows[part] = unit_rows(rows[part], mean, deviation)
 
     def alike(part: slice, others: slice) -> NDArray[np.floating]:
-        return own @ (own if others.start == first else read(others.start // CHUNK)).T
+        return rows[part] @ rows[others].T
 
-    return best_partners(alike, slice(first, first + len(own)), total, count, CHUNK).astype(np.int32)
-
-
-def _unit_rows(
-    store: Store, chunks: Sequence[str], mean: _Row, deviation: _Row, number: int
-) -> NDArray[np.float32]:
-    return unit_rows(read_array(store, CHUNKS, chunks[number], "rows"), mean, deviation)
+    return best_partners(alike, len(rows), count, CHUNK, CHUNK)
 
 
 def unit_rows(rows: NDArray[np.float32], mean: _Row, deviation: _Row) -> NDArray[np.float32]:

@@ -31,8 +31,8 @@ from geomatch.opencv.homography import estimate_homography as estimate_homograph
 from geomatch.opencv.homography import findHomography as findHomography
 
 if TYPE_CHECKING:
-    from geomatch.opencv.create import DIFT as DIFT
-    from geomatch.opencv.create import DIFT_create as DIFT_create
+    from geomatch.opencv.feature2d import DIFT as DIFT
+    from geomatch.opencv.feature2d import DIFT_create as DIFT_create
     from geomatch.opencv.feature2d import Feature2D as Feature2D
 
 __getattr__ = lazy_names(__name__)  # these load torch

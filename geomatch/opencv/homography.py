@@ -64,7 +64,7 @@ def findHomography(
     for arguments of the wrong type, ValueError for points of other shapes, fewer than four or not equally
     many, and for unknown methods.
     """
-    found = _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
+    found = estimate_homography(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
     if not found:
         warnings.warn(found.reason, HomographyWarning, stacklevel=2)
     matrix, inliers = to_homography(found, srcPoints.size // 2)
@@ -82,21 +82,15 @@ def estimate_homography(
     confidence: float = 0.995,
 ) -> Estimate:
     """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned."""
-    return _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
-
-
-def _estimate(
-    source: object, target: object, method: Method, threshold: object, iterations: object, confidence: object
-) -> Estimate:
-    points0, points1 = _points("srcPoints", source), _points("dstPoints", target)
+    points0, points1 = _points("srcPoints", srcPoints), _points("dstPoints", dstPoints)
     if len(points0) != len(points1):
         raise ValueError(f"srcPoints and dstPoints must be as many, got {len(points0)} and {len(points1)}")
     if len(points0) < 4:
         raise ValueError(f"at least 4 points are needed, got {len(points0)}")
-    limit = check_number("ransacReprojThreshold", threshold)
+    limit = check_number("ransacReprojThreshold", ransacReprojThreshold)
     limit = limit if limit > 0 else DEFAULT_THRESHOLD
     check_threshold(limit)
-    whole = min(max(1, check_whole("maxIters", iterations, -(2**31))), 2**31 - 1)
+    whole = min(max(1, check_whole("maxIters", maxIters, -(2**31))), 2**31 - 1)
     scale = 1.0 if PIXELS[0] <= limit <= PIXELS[1] else DEFAULT_THRESHOLD / limit
     estimate = _method(method, scale * limit, whole, check_number("confidence", confidence))
     if not isinstance(method, (int, np.integer, str)):

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geomatch.errors import reading, require
 from geomatch.files import replacing, write_whole
-from geomatch.geometry import shift_homography
+from geomatch.geometry import shift_homography, warp_points
 from geomatch.rasters.reading import Raster
 
 _GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, matrix, and keys of the map
@@ -29,6 +29,10 @@ class Georeference:
     def shifted(self, offset: tuple[int, int]) -> "Georeference":
         """That of a canvas whose first pixel lies at the pixel ``offset`` of this one."""
         return Georeference(self.crs, self.matrix @ shift_homography(*offset))
+
+    def to_map(self, points: ArrayLike) -> NDArray[np.float64]:
+        """(N, 2) map coordinates of pixels (N, 2), the centre of the first (0, 0)."""
+        return warp_points(self.matrix, np.asarray(points, np.float64) + 0.5)
 
 
 def georeference_of(raster: Raster) -> Georeference | None:

@@ -5,19 +5,18 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from geomatch.collection.pairs import parts_of
+from geomatch.collection.pairs import read_list
 from geomatch.describers import traits_of
 from geomatch.devices import find_device
-from geomatch.errors import GeomatchError, ImageError, first_line, reading
+from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.files import digest_of, write_whole
 from geomatch.images import READING, Image, Reading
 from geomatch.large import are_large, relate_large
@@ -37,13 +36,10 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     What follows them on a line and lines that begin with ``#`` are ignored, as in lists of hloc and of
     benchmarks. Raises `GeomatchError`, naming the line, for other content.
     """
-    with reading(path, "list of pairs"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
     pairs = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line, names in read_list(path):
+        if line.startswith("#"):
             continue
-        names = parts_of(line)
         if len(names) < 2:
             raise GeomatchError(f"{path}: line {number} is {line.strip()!r}; give two names of images")
         pairs.append((names[0], names[1]))
@@ -111,7 +107,8 @@ def match_list(
             return None
 
     keys = [digest_of([told, *pair, *map(checksum, pair)]) for pair in pairs]
-    with _lines_in(file) as lines:
+    with tempfile.TemporaryFile() if file is None else file.open("a+b") as opened:
+        lines = _Lines(opened)
         todo = [pair for pair, key in zip(pairs, keys, strict=True) if key not in lines.places]
         images = DescribedImages(folder, pipeline, reading, Counter(name for pair in todo for name in pair))
         rows = tqdm(list(zip(pairs, keys, strict=True)), "pairs", unit="pair", disable=not progress or None)
@@ -143,13 +140,21 @@ def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
     return {**sizes, **found, **rounded, "inliers": inliers.tolist()}
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class _Lines:
-    """Lines of JSON by their key, in a file that grows."""
+    """Lines of JSON by key, in a file that grows; what an earlier run left, but for what was cut off."""
 
-    file: BinaryIO
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Where a line begins and ends."""
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, end = file, file.seek(0)
+        self.places: dict[str, tuple[int, int]] = {}  # where a line begins and ends
+        for text in file:
+            if not text.endswith(b"\n"):
+                break
+            try:
+                self.places[str(json.loads(text)["key"])] = end, end + len(text)
+            except (ValueError, TypeError, KeyError):
+                break
+            end += len(text)
+        file.truncate(end)
 
     def read(self, key: str) -> dict[str, Any]:
         return dict(json.loads(self._bytes(key)))
@@ -169,22 +174,3 @@ class _Lines:
         start, end = self.places[key]
         self.file.seek(start)
         return self.file.read(end - start)
-
-
-@contextmanager
-def _lines_in(path: Path | None) -> Iterator[_Lines]:
-    """Those of an earlier run, but for what was cut off when it ended; without a path a file that goes."""
-    if path is not None:
-        path.touch()
-    with tempfile.TemporaryFile() if path is None else path.open("r+b") as file:
-        lines, end = _Lines(cast(BinaryIO, file)), 0
-        for text in file:
-            if not text.endswith(b"\n"):
-                break
-            try:
-                lines.places[str(json.loads(text)["key"])] = end, end + len(text)
-            except (ValueError, TypeError, KeyError):
-                break
-            end += len(text)
-        file.truncate(end)
-        yield lines

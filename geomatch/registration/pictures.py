@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from geomatch.files import make_folder, write_whole
-from geomatch.geometry import warp_points
 from geomatch.images import READING, Conversion, Reading
 from geomatch.keypoints.detector import spread
 from geomatch.rasters.maps import georeference_of, write_points, write_vrt
@@ -98,10 +97,7 @@ def write_warped(
             points = [np.array(line[own])[found.inliers] for own in ("points0", "points1")]
             apart = np.sqrt(np.prod(np.ptp(points[0], axis=0)) / _CONTROL)
             some = spread(points[0], max(apart, 1.0))
-            own, mapped = (
-                points[not output.inverse][some],
-                warp_points(place.matrix, points[output.inverse][some] + 0.5),
-            )
+            own, mapped = points[not output.inverse][some], place.to_map(points[output.inverse][some])
             for write, suffix in ((write_points, ".points"), (write_vrt, ".vrt")):
                 write(path.with_suffix(suffix), moved, own, mapped, place.crs)
         if output.pages:

@@ -13,8 +13,7 @@ from geomatch.store.manifest import Manifest
 from geomatch.store.packs import PackIndex, as_keys, read_pack
 from geomatch.store.store import Store
 
-OBJECTS = ("features", "global", "chunks")
-"""Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
+OBJECTS = ("features", "global")  # kinds whose objects manifests name
 KINDS = (RUNS, *OBJECTS, "matches", "views", "maps", "rows", "tracks")
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from geomatch.benchmarks.harness.measures import accuracy
 from geomatch.benchmarks.harness.task import Row
-from geomatch.benchmarks.tasks.homography import measures
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
 from geomatch.benchmarks.tasks.pairs.evaluation import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
@@ -22,7 +21,7 @@ CORRECT_PX = 3.0  # largest distance of a correct match, and of a repeated point
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
-Points = NDArray[np.float64]
+Points = NDArray[np.floating]
 _OPENCV = {  # method, iterations and confidence
     "lmeds": ("lmeds", 2000, 0.995),
     "ransac": ("ransac", 2000, 0.995),
@@ -55,7 +54,7 @@ def evaluate(
     points0, points1, similarity = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
     row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
-    distances = measures.match_distances(points0, points1, truth)
+    distances = match_distances(points0, points1, truth)
     if protocol.kind == "mma":
         row["within"] = [int((distances <= t).sum()) for t in MMA_THRESHOLDS]
         row["reason"] = None if len(points0) else "no matches"
@@ -63,19 +62,19 @@ def evaluate(
         row |= _homographies(protocol, pair, plane, points0, points1, similarity if weighted else None)
     apart = distances
     if protocol.symmetric:
-        back = measures.match_distances(points1, points0, np.linalg.inv(truth))
+        back = match_distances(points1, points0, np.linalg.inv(truth))
         apart = (distances + back) / 2
     row |= {f"precision@{threshold:g}": accuracy(apart, threshold) for threshold in protocol.precisions}
     if protocol.kind == "superpoint":
         correct = distances <= CORRECT_PX
-        row["average_precision"] = measures.average_precision(similarity, correct)
+        row["average_precision"] = average_precision(similarity, correct)
         # correct matches over the mean number of points that both images show
         row["matching_score"] = 2 * int(correct.sum()) / max(1, sum(counts))
         if small:
             truth = small.homography(plane)
             few = _shared(small, truth, DETECTOR_NMS, REPEATED_POINTS)
             points = few.features0.keypoints, few.features1.keypoints
-            share, localisation = measures.repeatability(*points, truth, CORRECT_PX)
+            share, localisation = repeatability(*points, truth, CORRECT_PX)
             row |= {"repeatability": share, "localisation_px": localisation}
     row["seconds"] = {"match": matched - start, "rest": time.perf_counter() - matched}
     return row
@@ -84,8 +83,8 @@ def evaluate(
 def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit: int) -> FramedPair:
     """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
     features0, features1 = pair.features0, pair.features1
-    seen0 = measures.visible(features0.keypoints, truth, features1.image_size)
-    seen1 = measures.visible(features1.keypoints, np.linalg.inv(truth), features0.image_size)
+    seen0 = visible(features0.keypoints, truth, features1.image_size)
+    seen1 = visible(features1.keypoints, np.linalg.inv(truth), features0.image_size)
     kept0 = select_best(features0[seen0], limit, distance)
     return replace(pair, features0=kept0, features1=select_best(features1[seen1], limit, distance))
 
@@ -127,7 +126,7 @@ def _homographies(
             row["reason"] = row["reason"] or f"no homography among {len(points0)} matches"
             row["inliers"].append(0)
         else:
-            within = measures.match_distances(points0, points1, matrix) <= threshold
+            within = match_distances(points0, points1, matrix) <= threshold
             row["inliers"].append(int(within.sum()))
     if protocol.direct:
         row["errors_DLT"] = [error(direct(points0, points1, weights))]
@@ -141,12 +140,12 @@ def _everywhere(
     pair: FramedPair, plane: NDArray[np.float64], sizes: tuple[tuple[int, int], tuple[int, int]]
 ) -> tuple[_Places, str | None]:
     """Points, and where the truth sends them, by the names of errors; and what is wrong with the truth."""
-    seen, truth = measures.visible_part(pair.homography(plane), *sizes)
+    seen, truth = visible_part(pair.homography(plane), *sizes)
     places = {"visible": (seen, warp_points(truth, seen))}
     behind = []
     for side, (name, matrix) in enumerate([("px", truth), ("back", np.linalg.inv(truth))]):
         corners = image_corners(sizes[side])
-        if (measures.depths(matrix, corners) > 0).all():
+        if (depths(matrix, corners) > 0).all():
             places[name] = corners, warp_points(matrix, corners)
         else:
             behind.append(f"a corner of image {side} lies behind the plane under the truth: it has no error")
@@ -156,7 +155,11 @@ def _everywhere(
 
 
 def solve(
-    name: str, threshold: float, points0: Points, points1: Points, size: tuple[int, int] = (1, 1)
+    name: str,
+    threshold: float,
+    points0: NDArray[np.float64],
+    points1: NDArray[np.float64],
+    size: tuple[int, int] = (1, 1),
 ) -> NDArray[np.float64] | None:
     """(3, 3) from (M, 2) points of image 0, of (width, height) ``size``, and their partners; not refitted.
 
@@ -194,3 +197,70 @@ def _finite(matrix: NDArray[Any] | None) -> NDArray[np.float64] | None:
     if matrix is None or not np.isfinite(matrix).all() or not np.any(matrix):
         return None
     return np.asarray(matrix, np.float64)
+
+
+def match_distances(points0: Points, points1: Points, truth: ArrayLike) -> NDArray[np.float64]:
+    """(M,) distance in image 1 between where the truth sends a point and its partner (D2-Net, one way)."""
+    apart = warp_points(truth, points0) - np.reshape(points1, (-1, 2))
+    return np.asarray(np.linalg.norm(apart, axis=1), np.float64)
+
+
+def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(N,) which points the matrix sends into an image of that (width, height)."""
+    warped = warp_points(matrix, points)
+    inside = (warped >= 0) & (warped <= np.array([size[0] - 1, size[1] - 1]))
+    return np.asarray(inside.all(axis=1))
+
+
+def visible_part(
+    truth: NDArray[np.float64], size0: tuple[int, int], size1: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 2) pixels of image 0 that image 1 shows, and the truth, signed so that they are before the plane.
+
+    Of an image with over a million pixels every k-th each way. Sizes are (width, height).
+    """
+    step = int(np.ceil(np.sqrt(size0[0] * size0[1] / 1e6)))
+    x, y = np.meshgrid(np.arange(0, size0[0], step), np.arange(0, size0[1], step))
+    pixels = np.column_stack([x.ravel(), y.ravel()]).astype(np.float64)
+    pixels = pixels[visible(pixels, truth, size1)]
+    signed = truth if np.sign(depths(truth, pixels)).sum() >= 0 else -truth
+    return pixels[depths(signed, pixels) > 0], signed
+
+
+def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
+    """(N,) third homogeneous coordinates of points sent by the matrix."""
+    return np.asarray(points @ matrix[2, :2] + matrix[2, 2], np.float64)
+
+
+def repeatability(
+    points0: Points, points1: Points, truth: ArrayLike, threshold: float
+) -> tuple[float | None, float | None]:
+    """Share of points, both ways, with one of the other image within the threshold, and their mean distance.
+
+    As SuperPoint's protocol has them, distances in image 1; None where there are none.
+    """
+    if not len(points0) or not len(points1):
+        return 0.0 if len(points0) + len(points1) else None, None
+    apart = warp_points(truth, points0)[:, None] - np.asarray(points1, np.float64)[None]
+    distances = np.linalg.norm(apart, axis=2)
+    nearest = np.r_[distances.min(axis=1), distances.min(axis=0)]
+    found = nearest[nearest <= threshold]
+    return len(found) / len(nearest), float(found.mean()) if len(found) else None
+
+
+def average_precision(scores: ArrayLike, correct: ArrayLike) -> float:
+    """Sum of precision times the gain in recall, from the best score down; equal scores are one step.
+
+    The definition of scikit-learn's ``average_precision_score``; 0 when nothing is correct.
+
+    >>> average_precision([3, 2, 1], [True, False, True])  # 1/2 * 1 + 1/2 * 2/3
+    0.8333333333333333
+    """
+    values, right = np.asarray(scores, np.float64), np.asarray(correct, np.bool_)
+    if not right.any():
+        return 0.0
+    order = np.argsort(-values, kind="stable")
+    values, hits = values[order], np.cumsum(right[order])
+    last = np.flatnonzero(np.r_[values[1:] != values[:-1], True])  # of each group of equal scores
+    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
+    return float((np.diff(np.r_[0.0, recall]) * precision).sum())

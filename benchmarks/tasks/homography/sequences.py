@@ -26,33 +26,14 @@ from geomatch.benchmarks.harness.data import (
 )
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
 from geomatch.errors import GeomatchError
+from geomatch.files import digest_of
 
-_ILLUMINATION = """
-ajuntament autannes bologna books boutique bridger brooklyn castle chestnuts contruction crownday
-crownnight dc dome duda fenis fog fruits gonnenberg greenhouse greentea indiana kions ktirio kurhaus
-leuven lionday lionnight londonbridge melon miniature nescafe nijmegen nuts objects parking
-partyfood pencils pinard pool porta resort salon santuario school ski smurf steps table tools toy
-troulos veggies village whitebuilding yellowtent zion
-"""
-_VIEWPOINT = """
-abstract adam apprentices artisans astronautis azzola bark bees beyus bip bird birdwoman blueprint
-boat bricks busstop calder cartooncity charing churchill circus coffeehouse colors courses dirtywall
-dogman eastsouth feast fest gardens grace graffiti home laptop london machines man maskedman
-pomegranate posters samples soldiers strand sunseason tabletop talent tempera there underground
-vitro wall wapping war weapons woman wormhole wounded yard yuri
-"""
 _KINDS = {"i_": "illumination", "v_": "viewpoint"}  # splits, by how names begin
-SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
-"""All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
 LARGE = frozenset(
     ["i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding", "v_artisans",
      "v_astronautis", "v_talent"]
 )  # fmt: skip
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
-_EVD = "adam cafe cat dum face fox girl graf grand index mag pkk shop there vin"
-_HOMOGR = """Boston BostonLib BruggeSquare BruggeTower Brussels CapitalRegion Eiffel ExtremeZoom LePoint1
-LePoint2 LePoint3 WhiteBoard adam boat city graf"""
-_OXFORD = "bark boat bikes graf leuven trees ubc wall"
 
 
 class Listed(NamedTuple):
@@ -73,7 +54,8 @@ class Layout:
     title: str
     words: str  # what is expected there
     listed: Callable[[Path], Iterable[Listed]]  # by scene
-    names: Sequence[str] = ()  # all scenes of the release, if there is one
+    whole: int = 0  # scenes of the release, if there is one
+    names: str = ""  # SHA-256 of the sorted list of their names
     pairs: int = 1  # of each scene
 
 
@@ -119,11 +101,14 @@ _NUMBERED = "folders with images 1 to 6 and H_1_2 to H_1_6"
 _OXFORD_WORDS = "NAME/img1.ppm to img6.ppm and NAME/H1to2p to H1to6p"
 _EVD_WORDS = "EVD/1/NAME.png, EVD/2/NAME.png and EVD/h/NAME.txt"
 LAYOUTS = {
-    "hpatches": Layout("HPatches", _NUMBERED, partial(_numbered, image="", truth="H_1_"), SEQUENCES, 5),
-    "evd": Layout("Extreme View Dataset", _EVD_WORDS, _evd, _EVD.split()),
-    "homogr": Layout("homogr", "NAMEA.png, NAMEB.png and NAME_model.txt", _homogr, _HOMOGR.split()),
+    "hpatches": Layout("HPatches", _NUMBERED, partial(_numbered, image="", truth="H_1_"), 116,
+                       "be21f03d2a9cadc393d94db563a9b5416fdc8047dd3eba782a82313166fe9b5f", 5),
+    "evd": Layout("Extreme View Dataset", _EVD_WORDS, _evd, 15,
+                  "2690744a78fb164109ab64c89e656decc98923aaa5e91536c5b896afb04e1e86"),
+    "homogr": Layout("homogr", "NAMEA.png, NAMEB.png and NAME_model.txt", _homogr, 16,
+                     "4fbc4038869e5f3495d5b52c4e0f3ded291c5b5c02b3975ef11bed821aa994da"),
     "oxford": Layout("Oxford-Affine", _OXFORD_WORDS, partial(_numbered, image="img", truth="H1to", end="p"),
-                     _OXFORD.split(), 5),
+                     8, "86ed3a66577c26f33dd845c1263841420ad833bfbd8bee08b7e4ce78de8c79ee", 5),
     "pairs": Layout("Pairs", "a list of lines IMAGE0 IMAGE1 HFILE, pairs.txt, or images 1, 2, H_1_2", _pairs),
 }  # fmt: skip
 """By the names of their tasks."""
@@ -147,11 +132,9 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
             broken[scene] = str(error)
     if not scenes:
         raise GeomatchError(f"{folder}: no usable scene; {next(iter(broken.values()))}")
-    whole = {scene.name for scene in scenes if len(scene.pairs) == layout.pairs}
-    missing = tuple(scene for scene in layout.names if scene not in whole)
-    complete = not layout.names or not (missing or broken or len(scenes) > len(layout.names))
-    known = len(layout.names) - len(missing)
-    return DataSet(folder, scenes, broken, complete, missing=missing, known=known)
+    named = digest_of(sorted(found)) == layout.names
+    whole = named and not broken and all(len(scene.pairs) == layout.pairs for scene in scenes)
+    return DataSet(folder, scenes, broken, whole or not layout.whole)
 
 
 read_hpatches = partial(read_planes, "hpatches")

@@ -158,7 +158,7 @@ HPATCHES = Task(
 )  # fmt: skip
 TASKS = {"hpatches": HPATCHES} | {
     name: replace(
-        HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=len(layout.names),
+        HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=layout.whole,
         read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all",),
     )
     for name, layout in LAYOUTS.items()

@@ -56,7 +56,7 @@ class PairEvaluation:
 
     unit: Any
     entry: Entry
-    store: Store | None
+    store: Store
     frames: Callable[[Any], Sequence[Frame]]  # in which a protocol looks at images, if it needs features
     measured: Callable[[Any, Method, Sequence[FramedPair], ImagePair], Row]  # the pair in each frame
     paper: Callable[[Any], bool] = lambda protocol: False  # True if maps are sampled as in the paper's code

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.harness.task import Entry, key_of
 from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.geometry import warp_points
@@ -48,7 +47,7 @@ class Views:
     """Features of one unit's images by a method, each made or read once."""
 
     entry: Entry
-    store: Store | None  # where they are cached, by content
+    store: Store  # where they are cached, by content
     _images: dict[tuple[Path, Frame], tuple[Image, Matrix]] = field(default_factory=dict)
     _views: dict[tuple[Path, Frame, bool], Features] = field(default_factory=dict)
 
@@ -64,7 +63,7 @@ class Views:
                 return [both[place][seen[0] & seen[1]] for place in places]
 
             keys = [self._key(paths, frame, side) for side in (0, 1)]
-            both = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
+            both = self.store.cached(KIND, keys, make, Features.to_bytes, Features.from_bytes)
         else:
             both = [self._features(path, frame, paper) for path in paths]
         return FramedPair(both[0], both[1], *(self._image(path, frame)[1] for path in paths))
@@ -84,7 +83,7 @@ class Views:
                 return found if frame == SMALL else method.describe([image], found, paper)
 
             keys = [self._key([path], frame, paper)]
-            (found,) = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
+            (found,) = self.store.cached(KIND, keys, make, Features.to_bytes, Features.from_bytes)
         self._views[place] = found
         return found
 

@@ -122,7 +122,7 @@ def read_cameras(name: str, folder: Path, split: str | None = None) -> DataSet[P
     broken = {unit: f"{len(own)} pairs lack an image, such as {own[0]}" for unit, own in lacking.items()}
     count = sum(len(unit.pairs) for unit in units)
     lost = whole - count if whole else sum(map(len, lacking.values()))
-    return DataSet(folder, units, broken, not lost, missing=(f"{lost} pairs",) if lost > 0 else ())
+    return DataSet(folder, units, broken, not lost, missing=f"{lost} pairs" if lost > 0 else "")
 
 
 def _folders(folder: Path) -> Iterator[Listed]:

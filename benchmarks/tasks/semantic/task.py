@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
     Axes,
@@ -20,6 +19,7 @@ from geomatch.benchmarks.harness.task import (
     Values,
     Words,
     by_name,
+    key_of,
     threshold_of,
 )
 from geomatch.benchmarks.methods.method import feature_key
@@ -103,7 +103,7 @@ class _CategoryEvaluation:
 
     category: Category
     entry: Entry
-    store: Store | None  # where maps are cached
+    store: Store  # where maps are cached
 
     def rows(self, protocol: SemanticProtocol) -> list[Row]:
         category, metric = self.category, self.entry.method.metric
@@ -128,7 +128,7 @@ class _CategoryEvaluation:
             return method.maps([load_image(file)], prompt)
 
         key = key_of(sha256_of(file), feature_key(self.entry.key), prompt if method.takes_text else None)
-        return read_or_make(self.store, KIND, [key], make, pack_map, unpack_map)[0]
+        return self.store.cached(KIND, [key], make, pack_map, unpack_map)[0]
 
 
 def prompt_for(protocol: SemanticProtocol, category: Category) -> str:

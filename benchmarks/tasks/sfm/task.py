@@ -62,7 +62,7 @@ class SceneEvaluation:
 
     scene: Scene
     entry: Entry
-    store: Store | None
+    store: Store
 
     def rows(self, protocol: SfmProtocol) -> list[Row]:
         """A row per image with a true pose; the first has what belongs to the whole model."""
@@ -174,7 +174,7 @@ TASKS = {
         lambda protocol, found: np.nanmean(np.minimum(found, 180.0), axis=1), _worst,
         lambda protocol: Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %"),
         lambda protocol, rows: recall_curve((v := _values(protocol, rows))[~np.isnan(v)], _LIMIT),
-        dense=False, caches=False, undefined=lambda protocol, method: undefined(method),
+        dense=False, undefined=lambda protocol, method: undefined(method),
         create=create_sfm_method,
     ),
 }  # fmt: skip

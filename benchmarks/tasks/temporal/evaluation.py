@@ -38,7 +38,7 @@ class VideoEvaluation:
 
     video: Video
     entry: Entry
-    store: Store | None
+    store: Store
 
     def rows(self, protocol: TemporalProtocol) -> list[Row]:
         """See `Evaluation`."""

@@ -82,7 +82,7 @@ TASKS = {
         PROTOCOLS["davis"], VideoEvaluation, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
-        worst=_mask_worst, curve=_mask_curve, caches=False,
+        worst=_mask_worst, curve=_mask_curve,
         axes=lambda protocol: Axes(
             "Objects that are followed well", "J&F, %", "objects with at least that, %"
         ),
@@ -95,6 +95,6 @@ TASKS = {
         lambda protocol, found: 1 - found[:, 0].sum(1) / np.maximum(found[:, 1].sum(1), 1),
         _pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
-        curve=_pose_curve, caches=False,
+        curve=_pose_curve,
     ),
 }  # fmt: skip
