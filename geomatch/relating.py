@@ -1,6 +1,7 @@
 """From two images to what relates them: described, matched, estimated, refined."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from geomatch.results import MatchResult
 from geomatch.tensors import detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches
 from geomatch.views.features import SIDE, FramedFeatures
-from geomatch.views.matching import learned_pairs, nearest_elsewhere
+from geomatch.views.matching import Tentative, learned_pairs, nearest_elsewhere
 from geomatch.views.search import Searched, is_weak, relate_plane, search_views, stages_of
 
 
@@ -123,9 +124,8 @@ def _search(
 
     coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
     relate = relate_plane(gate, limit * coarse, images[0].size) if isinstance(gate, Gate) else in_frames
-    if learned is None:
-        tentative = nearest_elsewhere(**pipeline.rules(describer))
-    else:
+    tentative: Tentative = partial(nearest_elsewhere, **pipeline.rules(describer))
+    if learned is not None:
         tentative = learned_pairs(learned, pipeline.min_similarity)
     plain = [own.features for own in pair]
     return search_views(images, plain, detector, describer, tentative, stages, relate)

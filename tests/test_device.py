@@ -4,6 +4,7 @@ The device is that of `helpers/pretend_device.py`; ``pytest --pretend`` runs all
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -200,7 +201,9 @@ def test_stored_keypoints_and_views_are_searched_together(
         return EstimationFailure("none")
 
     both, pair = [small, small], [plain, plain]
-    search_views(both, pair, sift, describer, nearest_elsewhere("cosine"), [(2.0, 60)], relate)
+    search_views(
+        both, pair, sift, describer, partial(nearest_elsewhere, metric="cosine"), [(2.0, 60)], relate
+    )
     assert counts[0] > 20
 
 

@@ -98,11 +98,11 @@ def test_a_second_view_of_one_place_is_no_rival(metric: geomatch.types.Metric) -
     asked = _framed(points, rows + rng.normal(size=rows.shape).astype(np.float32) * 0.01)
     again = rows + np.float32(1e-3)  # each row is there twice: at one place, or at two
     near = _framed(np.concatenate([points, points + 1]), np.concatenate([rows, again]))
-    found = nearest_elsewhere(metric)([asked], [near])
+    found = nearest_elsewhere([asked], [near], metric)
     assert sorted((found.indices % 6).tolist()) == [[i, i] for i in range(6)]
     assert (found.similarity > 0.9).all()
     apart = [_framed(points, rows), _framed(points + 50, again)]  # two views
-    assert not len(nearest_elsewhere(metric)([asked], apart))
+    assert not len(nearest_elsewhere([asked], apart, metric))
 
 
 def _frames_under(matrix: np.ndarray, points: np.ndarray, frames: np.ndarray) -> np.ndarray:
