@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from geomatch.estimators.determinacy import corner_deviations
 from geomatch.estimators.evidence import FINEST, Points, independence, measure_support
 from geomatch.estimators.planes import HOMOGRAPHY, Plane
-from geomatch.estimators.score import probability, score_features
+from geomatch.estimators.score import score_of
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
@@ -144,10 +144,10 @@ class Gate:
                 )
         noise = float(np.sqrt((residuals[inliers] ** 2).sum(axis=1).mean())) / threshold
         inside = (p0[inliers] - corners.min(0)) / np.maximum(np.ptp(corners, axis=0), 1e-300)
-        score = probability(score_features(
+        score = score_of(
             (float(weights.sum()), nfa, second), (count, len(p0)), noise, (deviations, without_some),
             float(np.hypot(*extent)), inside,
-        ))  # fmt: skip
+        )  # fmt: skip
         return HomographyEstimate(
             h, inliers, deviations, second, model=plane.name, covariance=covariance, score=score
         )

@@ -14,15 +14,15 @@ _WEIGHTS = np.array([-12.177, 0.592, -3.232, 1.063, -0.588, 0.180, -0.134, 0.385
 _MATCHES = (-0.061, 0.928, 0.242)
 _ALIGNED = (2.905, 0.418, 0.877)
 """Logistic regressions on made pairs and matches (`benchmarks/studies/scores.py` at commit c5aace3; record
-``scores--*``): of `score_features`; of their log-odds and what these have above one; the same of those of the
+``scores--*``): of the values of `score_of`; of their log-odds and what these have above one; the same of those of the
 score, once the pixels have confirmed and refined the homography."""
 
 
-def score_features(
+def score_of(
     support: tuple[float, float, int], counts: tuple[int, int], noise: float,
     deviations: tuple[Points, Points], diagonal: float, inside: Points,
-) -> Points:  # fmt: skip
-    """What the score is made of.
+) -> float:  # fmt: skip
+    """The score of matches.
 
     ``support`` are separate places, log10 of the number of false alarms, and matches that agree on one shift;
     ``counts`` inliers and matches; ``noise`` the residuals' root mean square in thresholds; ``deviations``
@@ -37,12 +37,7 @@ def score_features(
         1.0, full.max(), typical, max(typical - log(RIGHT), 0), without_some.max(), log(1 + max(3 - nfa, 0)),
         log(places), log(counts[0] / counts[1]), second / counts[0], noise, log(covered / _CELLS**2),
     ]  # fmt: skip
-    return np.array(values)
-
-
-def probability(features: Points) -> float:
-    """The score of matches with these `score_features`."""
-    return _chance(float(features @ _WEIGHTS), _MATCHES)
+    return _chance(float(np.array(values) @ _WEIGHTS), _MATCHES)
 
 
 def aligned(score: float) -> float:

@@ -56,19 +56,18 @@ def beside_watermark(
     all M. That of all usable ones is an answer unless its inliers are the ones at rest.
     """
 
-    def among_all(mask: NDArray[np.bool_], used: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        whole = np.zeros(len(p0), np.bool_)
-        whole[used] = mask
-        return whole
-
     def estimated(used: NDArray[np.bool_]) -> _Model | EstimationFailure:
-        found = estimate(used)
-        return replace(found, inliers=among_all(found.inliers, used)) if found else found
+        found, inliers = estimate(used), used.copy()
+        if not found:
+            return found
+        inliers[used] = found.inliers
+        return replace(found, inliers=inliers)
 
     strip = watermark(p0[usable], p1[usable], threshold, size)
     if strip is None:
         return estimated(usable)
-    at_rest = among_all(strip, usable)
+    at_rest = usable.copy()
+    at_rest[usable] = strip
     found = estimated(usable & ~at_rest)
     if found:
         return replace(found, watermark=at_rest)

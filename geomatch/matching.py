@@ -39,8 +39,8 @@ def match_mutual(
     Raises `ShapeError` for other shapes, ValueError for numbers that are not finite and options out of range.
     """
     rows = as_rows(descriptors0, "descriptors0"), as_rows(descriptors1, "descriptors1")
-    indices, similarity = mutual_nearest(*rows, metric, min_similarity, max_ratio)
-    return Matches(indices.numpy(), similarity.numpy())
+    ((every, distinct),) = match_many(rows, [(0, 1)], metric, min_similarity, max_ratio)
+    return every[distinct]
 
 
 def check_options(
@@ -74,16 +74,6 @@ def check_rows(rows: Tensor, name: str = "descriptors") -> None:
 
 
 @isolated()
-def mutual_nearest(
-    a: Tensor, b: Tensor, metric: Metric, min_similarity: float | None = None, max_ratio: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """`match_mutual` of float32 tensors on one device: indices (M, 2) int64 and similarities (M,)."""
-    _, indices, similarity, distinct = _mutual([a, b], [(0, 1)], metric, min_similarity, max_ratio)
-    kept = slice(None) if max_ratio is None else distinct.nonzero()[:, 0]
-    return indices[kept], similarity[kept]
-
-
-@isolated()
 def match_many(
     images: Sequence[Tensor],
     pairs: Sequence[tuple[int, int]],
@@ -96,27 +86,9 @@ def match_many(
     Returns for every pair its matches before the ratio test, and which of them (M,) pass it. The device is
     waited for at the end only, however many pairs there are.
     """
+    check_options(metric, min_similarity, max_ratio)
     if not pairs:
         return []
-    results = _mutual(images, pairs, metric, min_similarity, max_ratio)
-    owner, *found = (part.numpy(force=True) for part in results)
-    ends = np.searchsorted(owner, np.arange(1, len(pairs)))
-    parts = zip(*(np.split(part, ends) for part in found), strict=True)
-    return [(Matches(indices, similarity), distinct) for indices, similarity, distinct in parts]
-
-
-def _mutual(
-    images: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    metric: Metric,
-    min_similarity: float | None,
-    max_ratio: float | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All matches before the ratio test, by pair, then best first.
-
-    Numbers of the pairs (M,), indices (M, 2), similarities (M,) and whether they pass the ratio test (M,).
-    """
-    check_options(metric, min_similarity, max_ratio)
     searched = [_search(images[one], images[two], metric, max_ratio is not None) for one, two in pairs]
     mutual, column, other = (torch.cat(parts) for parts in zip(*searched, strict=True))
     row = mutual.nonzero()[:, 0]  # waits for the device, for all pairs together
@@ -135,7 +107,11 @@ def _mutual(
     if min_similarity is not None:
         order = order[similarity[order] >= min_similarity]
     order = order[owner[order].argsort(stable=True)]
-    return owner[order], torch.stack([i, j], 1)[order], similarity[order], distinct[order]
+    found = owner[order], torch.stack([i, j], 1)[order], similarity[order], distinct[order]
+    of_pair, *arrays = (part.numpy(force=True) for part in found)
+    ends = np.searchsorted(of_pair, np.arange(1, len(pairs)))
+    parts = zip(*(np.split(array, ends) for array in arrays), strict=True)
+    return [(Matches(indices, similar), passed) for indices, similar, passed in parts]
 
 
 def _search(a: Tensor, b: Tensor, metric: Metric, second: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,13 +27,13 @@ from geomatch.estimators.models import MODELS, PLANE_MODELS, Model, create_model
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector
 from geomatch.matchers import Matcher, match_features
-from geomatch.matching import check_options, check_rows, mutual_nearest
+from geomatch.matching import check_options, check_rows, match_many
 from geomatch.parallel import side_by_side
 from geomatch.provenance import settings_key
 from geomatch.stream import clocked
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import Features, Matches, Metric
-from geomatch.views.search import Effort, check_effort
+from geomatch.views.search import STAGES, Effort
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ class Pipeline:
     """The same as objects."""
 
     def __post_init__(self) -> None:
-        check_effort(self.effort)
+        if self.effort not in STAGES:
+            raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {self.effort!r}")
         check_options(self.metric, self.min_similarity, self.max_ratio, self.matcher in (None, "mnn"))
         plane = self.model in PLANE_MODELS
         if not plane and self.estimator != "usac_magsac":
@@ -199,8 +200,8 @@ class Pipeline:
             raise ValueError("the descriptor returned features without descriptors")
         for rows in (a, b):
             check_rows(rows)
-        found = mutual_nearest(a, b.to(a.device), **self.rules(describer))
-        return Matches(*(part.numpy(force=True) for part in found))
+        ((every, distinct),) = match_many([a, b.to(a.device)], [(0, 1)], **self.rules(describer))
+        return every[distinct]
 
     def match(
         self, one: Described, two: Described, seconds: dict[str, float]

@@ -1,6 +1,6 @@
 """From two images to what relates them: described, matched, estimated, refined."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,17 +16,9 @@ from geomatch.provenance import record
 from geomatch.results import MatchResult
 from geomatch.tensors import detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches
-from geomatch.views.features import SIDE, FramedFeatures, view_features
-from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import (
-    Searched,
-    has_views,
-    is_weak,
-    relate_plane,
-    search_views,
-    seen_together,
-    stages_of,
-)
+from geomatch.views.features import SIDE, FramedFeatures
+from geomatch.views.matching import Tentative, learned_pairs, nearest_elsewhere
+from geomatch.views.search import Searched, is_weak, relate_plane, search_views, stages_of
 
 
 def relate(
@@ -76,11 +68,12 @@ def relate(
                     "matches agree; turn one of them over first"
                 )
     searched = None
-    if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
+    stages = stages_of(pipeline.effort, detector, describer, learned is not None)
+    if stages and not empty and not mirrored and is_weak(geometry):
         with timed(seconds, "search_views"):
             framed = other is None and not learned and getattr(estimator, "model", "") in ("", "homography")
             gate = getattr(estimator, "gate", None) if framed else None
-            searched = _search(pipeline, (one, two), gate, limit, related)
+            searched = _search(pipeline, (one, two), stages, gate, limit, related)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
@@ -116,6 +109,7 @@ def relate(
 def _search(
     pipeline: Pipeline,
     pair: tuple[Described, Described],
+    stages: Sequence[tuple[float, int]],
     gate: object,
     limit: float,
     related: Callable[[NDArray[np.floating], NDArray[np.floating]], Geometry],
@@ -130,11 +124,8 @@ def _search(
 
     coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
     relate = relate_plane(gate, limit * coarse, images[0].size) if isinstance(gate, Gate) else in_frames
-    see = partial(view_features, detector=detector, describer=describer)
-    stages = stages_of(pipeline.effort, describer, learned is not None)
-    if learned is None:
-        tentative = nearest_elsewhere(**pipeline.rules(describer))
-    else:
+    tentative: Tentative = partial(nearest_elsewhere, **pipeline.rules(describer))
+    if learned is not None:
         tentative = learned_pairs(learned, pipeline.min_similarity)
-    plain, together = [own.features for own in pair], seen_together(detector, describer)
-    return search_views(images, plain, see, tentative, stages, relate, together)
+    plain = [own.features for own in pair]
+    return search_views(images, plain, detector, describer, tentative, stages, relate)

@@ -78,25 +78,18 @@ def detect_features(detector: Any, image: Any) -> FeatureTensors:
 
     Those that the image's mask leaves out are gone; a detector that keeps the best finds as many more before.
     """
-    if image.mask is not None and is_dataclass(detector):
-        most, share = getattr(detector, "max_keypoints", None), float(image.mask.mean())
-        if most is not None and share < 1:
-            more: Any = replace(detector, max_keypoints=math.ceil(most / max(share, _LEAST_OPEN)))  # type: ignore[type-var]
-            return _masked(_detected(more, image), image)[:most]
-    return _masked(_detected(detector, image), image)
-
-
-def _masked(found: FeatureTensors, image: Any) -> FeatureTensors:
+    limit = None
+    if image.mask is not None and is_dataclass(detector) and not image.mask.all():
+        limit = getattr(detector, "max_keypoints", None)
+        if limit is not None:
+            more = math.ceil(limit / max(float(image.mask.mean()), _LEAST_OPEN))
+            detector = replace(detector, max_keypoints=more)  # type: ignore[type-var]
+    own = tensor_method(detector, "detect_tensors", ("detect",))
+    found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
     if image.mask is None or not len(found):
         return found
     inside = image.within(found.keypoints.numpy(force=True))
-    return found[torch.tensor(inside, device=found.keypoints.device)]
-
-
-def _detected(detector: Any, image: Any) -> FeatureTensors:
-    own = tensor_method(detector, "detect_tensors", ("detect",))
-    found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
-    return found
+    return found[torch.tensor(inside, device=found.keypoints.device)][:limit]
 
 
 def tensor_method(part: object, name: str, plain: tuple[str, ...]) -> Any:

@@ -58,11 +58,11 @@ def select_best(features: Features, max_keypoints: int | None = None, min_distan
     check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:
-        order = order[spread(features.keypoints[order], min_distance, max_keypoints)]
+        order = order[spread(features.keypoints[order], min_distance)]
     return features[order[:max_keypoints]]
 
 
-def spread(points: NDArray[np.floating], distance: float, limit: int | None = None) -> NDArray[np.int64]:
+def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
     """Indices of points (N, 2) taken in order, unless one taken already lies nearer than ``distance``."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     taken: list[int] = []
@@ -77,8 +77,6 @@ def spread(points: NDArray[np.floating], distance: float, limit: int | None = No
         if all((x - u) ** 2 + (y - v) ** 2 >= distance**2 for u, v in near):
             cells.setdefault((column, row), []).append((x, y))
             taken.append(index)
-            if len(taken) == limit:
-                break
     return np.array(taken, dtype=np.int64)
 
 

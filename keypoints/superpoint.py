@@ -174,25 +174,16 @@ class SuperPointDetector:
         """The same, on the network's device."""
         return _detect(image, self.network, self.max_image_side, self.search)
 
+    @isolated()
     def describe(self, image: Image, features: Features) -> Features:
         """Any keypoints of the image with SuperPoint's descriptors; zeros in images smaller than a cell."""
-        (found,) = self.describe_tensors([image], [upload_features(features, "cpu")])
-        return replace(features, descriptors=found.to_features().descriptors)
-
-    @isolated()
-    def describe_tensors(
-        self, images: Sequence[Image], features: Sequence[FeatureTensors]
-    ) -> list[FeatureTensors]:
-        """The same for several images, on the network's device."""
-        described = []
-        for image, own in zip(images, features, strict=True):
-            reduced, found = reduce_image(image, self.max_image_side), own.to(device_of(self.network))
-            rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
-            if min(reduced.size) >= SuperPointNetwork.stride and len(found):
-                _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
-                rows = self._sample(coarse, found.resized(reduced.size).keypoints)
-            described.append(replace(found, descriptors=rows))
-        return described
+        reduced = reduce_image(image, self.max_image_side)
+        found = upload_features(features, device_of(self.network))
+        rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
+        if min(reduced.size) >= SuperPointNetwork.stride and len(found):
+            _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
+            rows = self._sample(coarse, found.resized(reduced.size).keypoints)
+        return replace(features, descriptors=rows.numpy(force=True))
 
     def _sample(self, coarse: Tensor, keypoints: Tensor) -> Tensor:
         """Unit descriptors (N, D) from the map (1, D, h, w) at pixels (N, 2); zeros far outside."""

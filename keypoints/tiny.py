@@ -2,7 +2,7 @@
 
 import importlib.resources
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
@@ -216,6 +216,5 @@ def load_network(path: Path) -> SuperPointNetwork:
     return load_detector(path, lambda file: load_tensors(file)[0], "the embedded detector", new_network)
 
 
-def new_network() -> SuperPointNetwork:
-    """The network with untrained weights."""
-    return SuperPointNetwork(_CHANNELS, _HEAD, describes=False)
+new_network = partial(SuperPointNetwork, _CHANNELS, _HEAD, describes=False)
+"""The network with untrained weights."""

@@ -24,10 +24,10 @@ from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.maps.refine import refine_points, search_radius
 from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector
-from geomatch.matching import match_many, mutual_nearest
+from geomatch.matching import match_many, match_mutual
 from geomatch.tensors import ARRAYS, upload_features
 from geomatch.types import EstimationFailure, Matches, Metric
-from geomatch.views.features import FramedFeatures, view_features
+from geomatch.views.features import FramedFeatures
 from geomatch.views.matching import nearest_elsewhere
 from geomatch.views.search import search_views
 
@@ -146,15 +146,17 @@ def rows(count: int, seed: int) -> Tensor:
 @pytest.mark.parametrize(("metric", "ratio"), [("cosine", None), ("cosine", 0.9), ("l2", 0.9)])
 def test_matches(metric: Metric, ratio: float | None, device: str) -> None:
     a, b = rows(300, 0), rows(200, 1)
-    wanted = mutual_nearest(a, b, metric, 0.1 if metric == "cosine" else None, ratio)
+    least = 0.1 if metric == "cosine" else None
+    ((wanted, passed),) = match_many([a, b], [(0, 1)], metric, least, ratio)
     there = a.to(device), b.to(device)
     with traffic() as seen:
-        got = mutual_nearest(*there, metric, 0.1 if metric == "cosine" else None, ratio)
-    assert torch.equal(got[0].cpu(), wanted[0])
-    torch.testing.assert_close(got[1].cpu(), wanted[1])
-    # how many there are, whatever the number of rows
-    assert crossed(seen.downloads) + crossed(seen.uploads) <= 8
-    assert len(seen.waits) + len(seen.downloads) <= 4
+        ((got, distinct),) = match_many(there, [(0, 1)], metric, least, ratio)
+    np.testing.assert_array_equal(got.indices, wanted.indices)
+    np.testing.assert_array_equal(distinct, passed)
+    np.testing.assert_allclose(got.similarity, wanted.similarity, rtol=1e-5)
+    # how many there are, and the matches, whatever the number of rows
+    assert crossed(seen.downloads) + crossed(seen.uploads) <= 8 + 5 * len(got)
+    assert len(seen.waits) + len(seen.downloads) <= 7
 
 
 def test_refined_points(device: str, configs: dict[str, DIFTConfig], found: Features, small: Image) -> None:
@@ -191,14 +193,17 @@ def test_stored_keypoints_and_views_are_searched_together(
     """As the hard pairs of a collection are: plain descriptors come from the store, those of views do not."""
     describer = DIFTExtractor(replace(configs["patches"], device=device))
     plain = upload_features(describer.describe(small, found), "cpu")
-    see = partial(view_features, detector=OpenCVDetector("sift"), describer=describer)
+    sift = OpenCVDetector("sift")
     counts: list[int] = []
 
     def relate(matches: Matches, *_: FramedFeatures) -> EstimationFailure:
         counts.append(len(matches))
         return EstimationFailure("none")
 
-    search_views([small, small], [plain, plain], see, nearest_elsewhere("cosine"), [(2.0, 60)], relate)
+    both, pair = [small, small], [plain, plain]
+    search_views(
+        both, pair, sift, describer, partial(nearest_elsewhere, metric="cosine"), [(2.0, 60)], relate
+    )
     assert counts[0] > 20
 
 
@@ -280,5 +285,5 @@ def test_many_pairs_wait_once(device: str) -> None:
     assert len(seen.downloads) + len(seen.waits) <= 10  # far fewer than pairs times what one needs
     assert crossed(seen.uploads) <= 4 * len(pairs)
     for (a, b), (matches, distinct) in zip(pairs, found, strict=True):
-        wanted = mutual_nearest(images[a].cpu(), images[b].cpu(), "cosine", None, 0.9)[0]
-        assert matches.indices[distinct].tolist() == wanted.tolist()
+        wanted = match_mutual(images[a].numpy(force=True), images[b].numpy(force=True), max_ratio=0.9)
+        assert matches.indices[distinct].tolist() == wanted.indices.tolist()

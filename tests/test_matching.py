@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import geomatch.matching
 from geomatch import ShapeError, match_mutual
-from geomatch.matching import as_rows, match_many, mutual_nearest
+from geomatch.matching import as_rows, match_many
 from geomatch.types import Metric
 
 METRICS: list[Metric] = ["cosine", "l2"]
@@ -157,9 +157,8 @@ def test_half_precision_is_computed_in_single_and_input_is_not_written(rng: np.r
     assert match_mutual(a.astype(np.float64), b) == before
     half = a.astype(np.float16)
     assert match_mutual(half, b) == match_mutual(half.astype(np.float32), b)
-    pairs, similarity = mutual_nearest(torch.tensor(a, requires_grad=True), torch.tensor(b), "cosine")
-    np.testing.assert_array_equal(pairs.numpy(), before.indices)
-    assert not similarity.requires_grad
+    ((matches, _),) = match_many([torch.tensor(a, requires_grad=True), torch.tensor(b)], [(0, 1)])
+    assert matches == before
 
 
 @contextmanager
@@ -188,9 +187,8 @@ def test_process_wide_settings_change_nothing(setting: Any, rng: np.random.Gener
     b = np.concatenate([a + 0.05 * random(rng, 200, 64) for _ in range(3)])
 
     def results() -> list[Any]:
-        rows = as_rows(a), as_rows(b)
-        parts = [*mutual_nearest(*rows, "cosine", None, 0.9), *mutual_nearest(*rows, "l2")]
-        return [part.numpy() for part in parts]
+        found = match_mutual(a, b, "cosine", None, 0.9), match_mutual(a, b, "l2")
+        return [part for matches in found for part in (matches.indices, matches.similarity)]
 
     before = results()
     with setting():

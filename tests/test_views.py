@@ -19,7 +19,7 @@ from geomatch.tensors import FeatureTensors
 from geomatch.types import EstimationFailure, Features, Matches
 from geomatch.views.features import FramedFeatures, features_of, framed, joined, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import APART, STAGES, has_views, is_weak, seen_together, separate, stages_of
+from geomatch.views.search import APART, STAGES, is_weak, seen_together, separate, stages_of
 from geomatch.views.simulation import View, render_tilted, tilted_views
 from geomatch.views.solver import solve_by_frames
 
@@ -98,11 +98,11 @@ def test_a_second_view_of_one_place_is_no_rival(metric: geomatch.types.Metric) -
     asked = _framed(points, rows + rng.normal(size=rows.shape).astype(np.float32) * 0.01)
     again = rows + np.float32(1e-3)  # each row is there twice: at one place, or at two
     near = _framed(np.concatenate([points, points + 1]), np.concatenate([rows, again]))
-    found = nearest_elsewhere(metric)([asked], [near])
+    found = nearest_elsewhere([asked], [near], metric)
     assert sorted((found.indices % 6).tolist()) == [[i, i] for i in range(6)]
     assert (found.similarity > 0.9).all()
     apart = [_framed(points, rows), _framed(points + 50, again)]  # two views
-    assert not len(nearest_elsewhere(metric)([asked], apart))
+    assert not len(nearest_elsewhere([asked], apart, metric))
 
 
 def _frames_under(matrix: np.ndarray, points: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -212,9 +212,10 @@ def test_few_inliers_or_uncertain_corners_are_weak() -> None:
 
 def test_what_takes_longer_has_a_tilt_less() -> None:
     for effort in ("fast", "normal", "high"):
-        assert stages_of(effort, create_describer("dift-tiny"), False) == STAGES[effort]
+        assert stages_of(effort, OpenCVDetector(), create_describer("dift-tiny"), False) == STAGES[effort]
         for slow in (("dift-tiny", True), ("dift-tiny-dense", False)):
-            assert stages_of(effort, create_describer(slow[0]), slow[1]) == STAGES[effort][:-1]
+            found = stages_of(effort, OpenCVDetector(), create_describer(slow[0]), slow[1])
+            assert found == STAGES[effort][:-1]
 
 
 def test_only_what_may_run_in_threads_sees_both_images_at_once() -> None:
@@ -232,12 +233,12 @@ def test_strips_have_no_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
 
 def test_who_is_not_shown_views() -> None:
     sift, tiny = OpenCVDetector(), create_describer("dift-tiny")
-    assert has_views(sift, tiny, "normal")
-    assert not has_views(sift, tiny, "fast")
-    assert not has_views(GridDetector(), tiny, "high")  # its points do not follow the content
+    assert stages_of("normal", sift, tiny, False)
+    assert not stages_of("fast", sift, tiny, False)
+    assert not stages_of("high", GridDetector(), tiny, False)  # its points do not follow the content
     large = create_describer("dift-sd")
-    assert not has_views(sift, large, "normal")
-    assert has_views(sift, large, "high")
+    assert not stages_of("normal", sift, large, False)
+    assert stages_of("high", sift, large, False)
 
 
 @dataclass(frozen=True)
@@ -261,8 +262,8 @@ class Doubtful:
 def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = []
 
-    def search(images, plain, see, tentative, stages, relate, together):  # type: ignore[no-untyped-def]
-        pools = [see(image, tilted_views(2.0), 9) for image in images]
+    def search(images, plain, detector, describer, tentative, stages, relate):  # type: ignore[no-untyped-def]
+        pools = [view_features(image, tilted_views(2.0), 9, detector, describer) for image in images]
         judged.append(relate(tentative(*pools), joined(pools[0]), joined(pools[1])))
 
     monkeypatch.setattr("geomatch.relating.search_views", search)

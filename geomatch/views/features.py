@@ -1,7 +1,7 @@
 """Keypoints of many views of an image, in pixels of the image, with the affine frames that the views give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,18 +83,14 @@ def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatu
     """
     if features.descriptors is None:
         raise ValueError("the descriptor returned features without descriptors")
-    count = len(features)
-    scales = (
-        np.ones(count) if features.scales is None else features.scales.numpy(force=True).astype(np.float64)
-    )
-    angles = np.zeros(count)
-    if features.orientations is not None:
-        angles = features.orientations.numpy(force=True).astype(np.float64)
+    own = replace(features, descriptors=None).to_features()
+    scales = np.ones(len(own)) if own.scales is None else own.scales.astype(np.float64)
+    angles = np.zeros(len(own)) if own.orientations is None else own.orientations.astype(np.float64)
     axes = np.array([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]]) * scales
     back = np.linalg.inv(matrix)
-    points = warp_points(back, features.keypoints.numpy(force=True).astype(np.float64))
+    points = warp_points(back, own.keypoints)
     frames = back[:2, :2] @ axes.transpose(2, 0, 1)
-    return FramedFeatures(points, frames, features.scores.numpy(force=True), features.descriptors, features)
+    return FramedFeatures(points, frames, own.scores, features.descriptors, features)
 
 
 def view_features(

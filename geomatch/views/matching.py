@@ -1,7 +1,6 @@
 """Tentative matches among keypoints of many views."""
 
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import cast
 
 import numpy as np
@@ -28,26 +27,23 @@ Tentative = Callable[[Sequence[FramedFeatures], Sequence[FramedFeatures]], Match
 count through the views."""
 
 
+@isolated()
 def nearest_elsewhere(
-    metric: Metric, min_similarity: float | None = None, max_ratio: float | None = None
-) -> Tentative:
+    views0: Sequence[FramedFeatures],
+    views1: Sequence[FramedFeatures],
+    metric: Metric,
+    min_similarity: float | None = None,
+    max_ratio: float | None = None,
+) -> Matches:
     """Nearest neighbours among all views, the most distinct first; the similarity is one minus the ratio.
 
     The options are those of `geomatch.match_mutual`; without ``max_ratio`` it is `RATIO`.
     """
-    limit, least = (
-        RATIO if max_ratio is None else max_ratio,
-        -inf if min_similarity is None else min_similarity,
-    )
-
-    @isolated()
-    def matched(views0: Sequence[FramedFeatures], views1: Sequence[FramedFeatures]) -> Matches:
-        column, similarity, ratios = _first_and_ratio(joined(views0), joined(views1), metric)
-        i = np.flatnonzero((ratios < limit) & (similarity >= least))
-        order = i[np.argsort(ratios[i], kind="stable")]
-        return Matches(np.stack([order, column[order]], axis=1), 1 - ratios[order])
-
-    return matched
+    column, similarity, ratios = _first_and_ratio(joined(views0), joined(views1), metric)
+    near = ratios < (RATIO if max_ratio is None else max_ratio)
+    i = np.flatnonzero(near if min_similarity is None else near & (similarity >= min_similarity))
+    order = i[np.argsort(ratios[i], kind="stable")]
+    return Matches(np.stack([order, column[order]], axis=1), 1 - ratios[order])
 
 
 def learned_pairs(matcher: Matcher, least: float | None = None) -> Tentative:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,9 +17,9 @@ from geomatch.keypoints.detector import spread
 from geomatch.parallel import side_by_side
 from geomatch.tensors import FeatureTensors
 from geomatch.types import EstimationFailure, Features, Geometry, Matches
-from geomatch.views.features import FramedFeatures, features_of, framed, joined
+from geomatch.views.features import FramedFeatures, features_of, framed, joined, view_features
 from geomatch.views.matching import Tentative
-from geomatch.views.simulation import View, tilted_views
+from geomatch.views.simulation import tilted_views
 from geomatch.views.solver import solve_by_frames
 
 Effort = Literal["fast", "normal", "high"]
@@ -34,8 +35,6 @@ DEVIATION = 0.02
 granted. Of 24 made pairs the two that 0.05 let through wrong were uncertain by 0.03."""
 
 
-See = Callable[[Image, Sequence[View], int], list[FramedFeatures]]
-"""Finds and describes up to so many keypoints in each view of an image; one entry per view that has any."""
 Relate = Callable[[Matches, FramedFeatures, FramedFeatures], Geometry]
 """From matches between framed features to what relates the images."""
 
@@ -53,21 +52,17 @@ class Searched:
     """What was tried, whose views were made."""
 
 
-def check_effort(effort: str) -> None:
-    """Raise ValueError unless there is such an effort."""
-    if effort not in STAGES:
-        raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {effort!r}")
+def stages_of(
+    effort: Effort, detector: Detector, describer: Describer, learned: bool
+) -> tuple[tuple[float, int], ...]:
+    """`STAGES`, without the last for learned matchers and dense describers, whose views take longer.
 
-
-def has_views(detector: Detector, describer: Describer, effort: Effort) -> bool:
-    """False for grids, whose points are in every view the same, and large networks but with ``high``."""
-    large = traits_of(describer).large and effort != "high"
-    return effort != "fast" and not large and not isinstance(detector, GridDetector)
-
-
-def stages_of(effort: Effort, describer: Describer, learned: bool) -> tuple[tuple[float, int], ...]:
-    """`STAGES`, without the last for learned matchers and dense describers, whose views take longer."""
-    return STAGES[effort][:-1] if learned or traits_of(describer).dense else STAGES[effort]
+    None for grids, whose points are in every view the same, and for large networks but with ``high``.
+    """
+    traits, stages = traits_of(describer), STAGES[effort]
+    if isinstance(detector, GridDetector) or (traits.large and effort != "high"):
+        return ()
+    return stages[:-1] if learned or traits.dense else stages
 
 
 def seen_together(detector: Detector, describer: Describer) -> bool:
@@ -102,26 +97,29 @@ def relate_plane(gate: Gate, threshold: float, size: tuple[int, int]) -> Relate:
 def search_views(
     images: Sequence[Image],
     plain: Sequence[FeatureTensors],
-    see: See,
+    detector: Detector,
+    describer: Describer,
     tentative: Tentative,
     stages: Sequence[tuple[float, int]],
     relate: Relate,
-    together: bool = False,
 ) -> Searched | None:
     """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None without any.
 
-    ``plain`` are the described keypoints of the images as they are, ``see`` finds those of views:
-    `view_features` with a detector and a describer, of both images at once if ``together``; ``tentative``
-    matches them. ``stages`` are of `STAGES`.
+    ``plain`` are the described keypoints of the images as they are; ``tentative`` matches these and those of
+    views, which detector and describer find. ``stages`` are of `STAGES`.
     """
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
     upright = any(features.orientations is None for features in plain if len(features))
     best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
     tilts: list[float] = []
+    together = seen_together(detector, describer)
     for tilt, count in stages:
         tilts.append(tilt)
-        views = tilted_views(tilt, upright)
-        seen = (side_by_side if together else map)(lambda image: see(image, views, count), images)  # noqa: B023
+        see = partial(
+            view_features,
+            views=tilted_views(tilt, upright), count=count, detector=detector, describer=describer,
+        )  # fmt: skip
+        seen = (side_by_side if together else map)(see, images)
         for pool, new in zip(pools, seen, strict=True):
             pool += new
         if not all(pools):
