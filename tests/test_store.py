@@ -65,7 +65,6 @@ def test_objects_are_written_listed_and_removed(
 ) -> None:
     store = Store.at(tmp_path / "store" if place == "local" else request.getfixturevalue("s3"))
     assert store.sizes("features") == {}
-    assert not store.has("features", KEY)
     first, second = pack_arrays("thing", {"a": [1]}), pack_arrays("thing", {"a": [2, 3]})
     store.write("features", KEY, first)
     store.write("features", KEY, second)
@@ -74,7 +73,6 @@ def test_objects_are_written_listed_and_removed(
     name = len(f"features/{KEY}")
     assert store.sizes("features") == {KEY: len(second) + name, OTHER: len(first) + name}
     assert unpack_arrays(store.read("features", KEY), "x", "thing", ("a",))["a"].tolist() == [2, 3]
-    assert store.has("features", KEY)
     with pytest.raises(KeyError):
         store.read("global", KEY)
     store.remove("features", KEY)

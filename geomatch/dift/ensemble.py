@@ -19,21 +19,14 @@ NOISES = 16
 _Output = TypeVar("_Output")
 
 
-def member_activations(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> Iterator[list[Tensor]]:
-    """The layers' outputs (B, C, h, w), float32, for each member of the ensemble in turn.
+def mean_activations(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> list[Tensor]:
+    """Means of the layers' outputs (B, C, h, w), float32, over the members of the ensemble.
 
     Images are (B, 3, H, W) in [-1, 1], their sides multiples of the model's stride; each is encoded once. All
     share the noises, so that none depends on the others.
     """
-    for together in _passes(model, config, images):
-        for member in zip(*together, strict=True):
-            yield [layer.float() for layer in member]
-
-
-def mean_activations(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> list[Tensor]:
-    """The mean over the members of `member_activations`."""
     if config.ensemble_size == 1:
-        return next(member_activations(model, config, images))
+        return [layer[0].float() for layer in next(_passes(model, config, images))]
     sums: list[Tensor] = []
     for together in _passes(model, config, images):
         found = [layer.sum(0, dtype=torch.float32) for layer in together]

@@ -144,10 +144,6 @@ class DIFTExtractor:
             if runner is not None:
                 runner.coming = max(runner.coming, images * passes)
 
-    def at_timestep(self, timestep: int) -> "DIFTExtractor":
-        """The same at another noise level, sharing the networks."""
-        return self._sharing(replace(self.config, timestep=timestep), self.model)
-
     def at_prompt(self, prompt: str) -> "DIFTExtractor":
         """The same with another text, sharing the networks; without effect on models of no text.
 
@@ -157,18 +153,15 @@ class DIFTExtractor:
         if prompt == self.config.prompt or not self.model.text:
             return self
         config = replace(self.config, prompt=prompt)
-        return replace(self, conditioning=None)._sharing(config, with_prompt(self.model, config))
-
-    def _sharing(self, config: DIFTConfig, model: DiffusionModel) -> "DIFTExtractor":
-        other = replace(self, config=config)
-        other.__dict__["model"] = model
+        other = replace(self, config=config, conditioning=None)
+        other.__dict__["model"] = with_prompt(self.model, config)
         return other
 
     @isolated()
     def activations(self, images: Tensor) -> list[Tensor]:
         """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
 
-        Images are those of `geomatch.dift.ensemble.member_activations`.
+        Images are those of `geomatch.dift.ensemble.mean_activations`.
         """
         return mean_activations(self.model, self.config, images)
 

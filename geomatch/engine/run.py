@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
-TOLD = 30.0  # seconds between two lines in a log file, where no bar can be
+TOLD = 30.0  # seconds between two states of the bar in a log file
 TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
@@ -40,8 +39,8 @@ class Work:
             return
         todo = blocks
         total, quiet = done + sum(len(block) for block in todo), None if self.progress else True
-        lines, told = self.progress and not sys.stderr.isatty(), time.monotonic()
-        with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet) as bar:
+        often = 0.1 if sys.stderr.isatty() else TOLD
+        with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet, mininterval=often) as bar:
             failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
                 if number:
@@ -60,10 +59,6 @@ class Work:
                             continue
                         in_a_row = 0
                         bar.update(len(todo[index]))
-                        done += len(todo[index])
-                        if lines and time.monotonic() - told >= TOLD:
-                            told = time.monotonic()
-                            print(f"{what}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
                         yield from zip(todo[index], answer, strict=True)
                 if not failed:
                     return

@@ -64,12 +64,6 @@ class Store:
             raise DamagedError(f"{self.label(kind, key)}: damaged, or a copy of another object")
         return data
 
-    def has(self, kind: str, key: str) -> bool:
-        """True if an object is there; for many, `sizes` is faster."""
-        path = f"{self.url}/{self.name(kind, key)}"
-        with self._errors("looked at"):
-            return Path(path).is_file() if self._local else bool(_remote(self.url).exists(path))
-
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Write an object that `geomatch.files.pack_arrays` packed, bound to its key, whole or not at all."""
         target, data = f"{self.url}/{self.name(kind, key)}", named(data, f"{kind}/{key}")
