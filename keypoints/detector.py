@@ -29,14 +29,10 @@ class Detector(Protocol):
 
 def runs_ahead(detector: object) -> bool:
     """True if several threads may call it, and it works on the CPU, ahead of a network elsewhere."""
-    if not getattr(detector, "reentrant", False):
-        return False
-    device = getattr(detector, "device", "cpu")
-    if device != "cpu":
-        from geomatch.devices import device_kind  # loads torch
+    from geomatch.devices import device_kind  # loads torch
 
-        device = device_kind(device)
-    return bool(device == "cpu")
+    device = getattr(detector, "device", "cpu")
+    return bool(getattr(detector, "reentrant", False)) and device_kind(device) == "cpu"
 
 
 def no_keypoints(image: Image) -> Features:

@@ -163,7 +163,7 @@ class SuperPointDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        network = folded(load_superpoint(self.weights))
+        network = folded(load_detector(self._files()[0], load_pickled, "SuperPoint"))
         return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
@@ -208,11 +208,6 @@ class SuperPointDetector:
         order = found.argsort(descending=True, stable=True)[: self.max_keypoints]
         keypoints = torch.stack([xs, ys], dim=1)[order].float()
         return keypoints, found[order], self._sample(coarse, keypoints)
-
-
-def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
-    """The network with the published weights, ready to use."""
-    return load_detector(locate_weights(SUPERPOINT_V6, weights), load_pickled, "SuperPoint")
 
 
 @isolated(gradients=True)
