@@ -91,14 +91,10 @@ class SuperPointNetwork(nn.Module):
         if describes:
             self.descriptor = branch(head)
 
-    def cells(self, grey: Tensor) -> Tensor:
-        """Grey images (B, 1, H, W) in [0, 1] to logits (B, 65, H/8, W/8): a cell's 64 pixels, then none."""
-        found: Tensor = self.detector(self.backbone(grey))
-        return found
-
-    def scores(self, cells: Tensor) -> Tensor:
-        """Scores of the pixels, (B, H, W), from logits of cells."""
-        return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores of the pixels, (B, H, W), from what the backbone makes of grey images."""
+        cells = self.detector(features).softmax(1)  # (B, 65, H/8, W/8): a cell's 64 pixels, then none
+        return functional.pixel_shuffle(cells[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
         """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W) and unit descriptors (B, D, H/8, W/8).
@@ -106,7 +102,7 @@ class SuperPointNetwork(nn.Module):
         Remainders of a division of H and W by 8 are cut off.
         """
         features = self.backbone(grey)
-        return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
+        return self.scores(features), functional.normalize(self.descriptor(features), dim=1)
 
 
 def window_maximum(values: Tensor, radius: int) -> Tensor:
