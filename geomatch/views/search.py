@@ -101,13 +101,12 @@ def search_views(
     pools = [[framed(features, np.eye(3))] for features in plain]
     upright = any(features.orientations is None for features in plain)
     answers: list[tuple[FramedFeatures, FramedFeatures, Matches, Geometry]] = []
-    together = seen_together(detector, describer)
     for tilt, count in stages:
         see = partial(
             view_features,
             views=tilted_views(tilt, upright), count=count, detector=detector, describer=describer,
         )  # fmt: skip
-        seen = (side_by_side if together else map)(see, images)
+        seen = (side_by_side if seen_together(detector, describer) else map)(see, images)
         for pool, new in zip(pools, seen, strict=True):
             pool += new
         both, matches = (joined(pools[0]), joined(pools[1])), tentative(*pools)
