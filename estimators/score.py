@@ -14,8 +14,8 @@ _WEIGHTS = np.array([-12.177, 0.592, -3.232, 1.063, -0.588, 0.180, -0.134, 0.385
 _MATCHES = (-0.061, 0.928, 0.242)
 _ALIGNED = (2.905, 0.418, 0.877)
 """Logistic regressions on made pairs and matches (`benchmarks/studies/scores.py` at commit c5aace3; record
-``scores--*``): of the values of `score_of`; of their log-odds and what these have above one; the same of those of the
-score, once the pixels have confirmed and refined the homography."""
+``scores--*``): of the values of `score_of`; of their log-odds and what these have above one; the same of
+those of the score, once the pixels have confirmed and refined the homography."""
 
 
 def score_of(

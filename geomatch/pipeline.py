@@ -1,8 +1,8 @@
 """Everything that is chosen between images and what relates them, and the first half of it: description."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -246,19 +246,7 @@ def _describe(
     return side_by_side(lambda pair: describe_tensors(describer, [pair[0]], [pair[1]])[0], pairs)
 
 
-_DOING = {
-    "detect": "detecting keypoints",
-    "describe": "describing keypoints",
-    "match": "matching",
-    "search_views": "searching tilted views",
-    "refine_homography": "refining the homography",
-}
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the wall time of the block to its stage, and log what it does."""
-    if stage in _DOING:
-        _log.info("%s", _DOING[stage])
-    with clocked(seconds, stage):
-        yield
+def timed(seconds: dict[str, float], stage: str) -> AbstractContextManager[None]:
+    """Add the wall time of the block to its stage, and log which it is."""
+    _log.info("%s", stage.replace("_", " "))
+    return clocked(seconds, stage)

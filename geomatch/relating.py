@@ -1,6 +1,5 @@
 """From two images to what relates them: described, matched, estimated, refined."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,7 +17,7 @@ from geomatch.tensors import detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches
 from geomatch.views.features import SIDE, FramedFeatures
 from geomatch.views.matching import Tentative, learned_pairs, nearest_elsewhere
-from geomatch.views.search import Searched, is_weak, relate_plane, search_views, stages_of
+from geomatch.views.search import Relate, is_weak, relate_plane, search_views, stages_of
 
 
 def relate(
@@ -34,26 +33,28 @@ def relate(
     detector, estimator, learned = parts.detector, parts.estimator, parts.matcher
     other, limit = pipeline.model_of(images), threshold_of(estimator, pipeline.threshold)
 
-    def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
+    def related(matches: Matches, points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
+        i, j = matches.indices.T
         if other is not None:
-            return other.estimate(points0, points1, images[0].size, images[1].size)
-        return estimator.estimate(points0, points1, images[0].size)
+            return other.estimate(points0[i], points1[j], images[0].size, images[1].size)
+        return estimator.estimate(points0[i], points1[j], images[0].size)
 
     features0, features1, matches = pipeline.match(one, two, seconds)
-    plain0 = features0
-    i, j = matches.indices.T
-    points0, points1 = features0.keypoints[i], features1.keypoints[j]
+    plain0 = features0.keypoints
 
     def again(features: Features) -> Geometry:
         matches = pipeline.matches_of(found[0], upload_features(features, "cpu"), describer)
-        i, j = matches.indices.T
-        return related(plain0.keypoints[i], features.keypoints[j])
+        return related(matches, plain0, features.keypoints)
 
+    def in_views(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+        return related(matches, framed0.points, framed1.points)
+
+    empty = [index for index, features in enumerate(found) if not len(features)]
     with timed(seconds, "estimate"):
-        empty = [index for index, features in enumerate(found) if not len(features)]
-        geometry = (
-            EstimationFailure(f"no keypoints in image {empty[0]}") if empty else related(points0, points1)
-        )
+        if empty:
+            geometry: Geometry = EstimationFailure(f"no keypoints in image {empty[0]}")
+        else:
+            geometry = related(matches, plain0, features1.keypoints)
     mirrored = False
     if not geometry and not empty and not traits_of(describer).large:
         with timed(seconds, "check_mirrored"):
@@ -67,22 +68,30 @@ def relate(
                     f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
                     "matches agree; turn one of them over first"
                 )
-    searched = None
     stages = stages_of(pipeline.effort, detector, describer, learned is not None)
+    tilts: list[float] = []
     if stages and not empty and not mirrored and is_weak(geometry):
         with timed(seconds, "search_views"):
+            tentative: Tentative = partial(nearest_elsewhere, **pipeline.rules(describer))
+            if learned is not None:
+                tentative = learned_pairs(learned, pipeline.min_similarity)
+            relate_views: Relate = in_views
+            gate = getattr(estimator, "gate", None)
             framed = other is None and not learned and getattr(estimator, "model", "") in ("", "homography")
-            gate = getattr(estimator, "gate", None) if framed else None
-            searched = _search(pipeline, (one, two), stages, gate, limit, related)
-    if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
-        (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
-        points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
+            if framed and isinstance(gate, Gate):  # it can judge what affine frames give
+                coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
+                relate_views = relate_plane(gate, limit * coarse, images[0].size)
+            own0, own1, pairs, seen, tilts = search_views(
+                images, found, detector, describer, tentative, stages, relate_views
+            )
+        if seen.num_inliers > geometry.num_inliers:
+            features0, features1, matches, geometry = own0, own1, pairs, seen
     if pipeline.refine_homography and isinstance(geometry, HomographyEstimate):
         with timed(seconds, "refine_homography"):
             whole = [(prepare_part(*images), features0.keypoints)]
-            geometry = align_parts(
-                whole, images[0].size, points0, points1, geometry, estimator, pipeline.threshold
-            )
+            i, j = matches.indices.T
+            points = features0.keypoints[i], features1.keypoints[j]
+            geometry = align_parts(whole, images[0].size, *points, geometry, estimator, pipeline.threshold)
     if geometry and not traits_of(describer).local:
         with timed(seconds, "check_content"):
             geometry = check_content(*images, features0, features1, geometry, describer, again, limit)
@@ -98,34 +107,9 @@ def relate(
         "refine_keypoints": one.feature_map is not None,
         "refine_homography": pipeline.refine_homography,
         "effort": pipeline.effort,
-        "tilts": [] if searched is None else list(searched.tilts),
+        "tilts": tilts,
         "model": {"type": "Homography", "name": pipeline.model} if other is None else record(other),
         "cameras": EXIF if pipeline.model == "essential" else None,
         "estimator": record(estimator) if other is None else None,
     }
     return MatchResult(*images, features0, features1, matches, geometry, seconds, settings)
-
-
-def _search(
-    pipeline: Pipeline,
-    pair: tuple[Described, Described],
-    stages: Sequence[tuple[float, int]],
-    gate: object,
-    limit: float,
-    related: Callable[[NDArray[np.floating], NDArray[np.floating]], Geometry],
-) -> Searched | None:
-    """Search tilted views; by affine frames where the estimator's ``gate`` can judge what these give."""
-    images, describer = [own.image for own in pair], pair[0].describer
-    detector, learned = pipeline.parts.detector, pipeline.parts.matcher
-
-    def in_frames(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
-        i, j = matches.indices.T
-        return related(framed0.points[i], framed1.points[j])
-
-    coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
-    relate = relate_plane(gate, limit * coarse, images[0].size) if isinstance(gate, Gate) else in_frames
-    tentative: Tentative = partial(nearest_elsewhere, **pipeline.rules(describer))
-    if learned is not None:
-        tentative = learned_pairs(learned, pipeline.min_similarity)
-    plain = [own.features for own in pair]
-    return search_views(images, plain, detector, describer, tentative, stages, relate)

@@ -29,14 +29,10 @@ class Detector(Protocol):
 
 def runs_ahead(detector: object) -> bool:
     """True if several threads may call it, and it works on the CPU, ahead of a network elsewhere."""
-    if not getattr(detector, "reentrant", False):
-        return False
-    device = getattr(detector, "device", "cpu")
-    if device != "cpu":
-        from geomatch.devices import device_kind  # loads torch
+    from geomatch.devices import device_kind  # loads torch
 
-        device = device_kind(device)
-    return bool(device == "cpu")
+    device = getattr(detector, "device", "cpu")
+    return bool(getattr(detector, "reentrant", False)) and device_kind(device) == "cpu"
 
 
 def no_keypoints(image: Image) -> Features:
@@ -89,8 +85,6 @@ class GridDetector:
 
     step: int = 16
     """Side of a cell in pixels, and so the least distance between keypoints."""
-    border: int = 0
-    """Pixels left free on every side."""
     max_keypoints: int | None = None
     """The step grows until no more keypoints than this remain; None for no limit."""
     reentrant: ClassVar[bool] = True
@@ -98,14 +92,12 @@ class GridDetector:
     def __post_init__(self) -> None:
         if self.step < 1:
             raise ValueError(f"step must be at least 1 pixel, got {self.step}")
-        if self.border < 0:
-            raise ValueError(f"border must be 0 or more pixels, got {self.border}")
         check_limit(self.max_keypoints)
 
     def spacing(self, size: tuple[int, int]) -> int:
         """The step in pixels in a (width, height) image, grown as far as ``max_keypoints`` asks."""
         step = self.step
-        while self.max_keypoints is not None and math.prod(self._cells(size, step)) > self.max_keypoints:
+        while self.max_keypoints is not None and math.prod(own // step for own in size) > self.max_keypoints:
             step += 1
         return step
 
@@ -113,12 +105,8 @@ class GridDetector:
         """The grid of the image; empty when no cell fits."""
         width, height = image.size
         step = self.spacing(image.size)
-        columns, rows = self._cells(image.size, step)
+        columns, rows = width // step, height // step
         xs = (width - 1) / 2 + (np.arange(columns) - (columns - 1) / 2) * step
         ys = (height - 1) / 2 + (np.arange(rows) - (rows - 1) / 2) * step
         grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
         return Features(grid.astype(np.float32), np.ones(len(grid), np.float32), image.size)
-
-    def _cells(self, size: tuple[int, int], step: int) -> tuple[int, int]:
-        columns, rows = (max(0, side - 2 * self.border) // step for side in size)
-        return columns, rows

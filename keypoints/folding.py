@@ -46,13 +46,9 @@ def _fold(part: nn.Module) -> list[nn.Module]:
 class _Bounds(nn.Module):
     """Keeps every channel between two numbers of its own, (C, 1, 1) each."""
 
-    least: Tensor
-    most: Tensor
-
     def __init__(self, least: Tensor, most: Tensor) -> None:
         super().__init__()
-        self.register_buffer("least", least)
-        self.register_buffer("most", most)
+        self.least, self.most = nn.Buffer(least), nn.Buffer(most)
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps.clamp_(self.least, self.most)

@@ -91,14 +91,10 @@ class SuperPointNetwork(nn.Module):
         if describes:
             self.descriptor = branch(head)
 
-    def cells(self, grey: Tensor) -> Tensor:
-        """Grey images (B, 1, H, W) in [0, 1] to logits (B, 65, H/8, W/8): a cell's 64 pixels, then none."""
-        found: Tensor = self.detector(self.backbone(grey))
-        return found
-
-    def scores(self, cells: Tensor) -> Tensor:
-        """Scores of the pixels, (B, H, W), from logits of cells."""
-        return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores of the pixels, (B, H, W), from what the backbone makes of grey images."""
+        cells = self.detector(features).softmax(1)  # (B, 65, H/8, W/8): a cell's 64 pixels, then none
+        return functional.pixel_shuffle(cells[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
         """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W) and unit descriptors (B, D, H/8, W/8).
@@ -106,7 +102,7 @@ class SuperPointNetwork(nn.Module):
         Remainders of a division of H and W by 8 are cut off.
         """
         features = self.backbone(grey)
-        return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
+        return self.scores(features), functional.normalize(self.descriptor(features), dim=1)
 
 
 def window_maximum(values: Tensor, radius: int) -> Tensor:
@@ -163,7 +159,7 @@ class SuperPointDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        network = folded(load_superpoint(self.weights))
+        network = folded(load_detector(self._files()[0], load_pickled, "SuperPoint"))
         return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
@@ -208,11 +204,6 @@ class SuperPointDetector:
         order = found.argsort(descending=True, stable=True)[: self.max_keypoints]
         keypoints = torch.stack([xs, ys], dim=1)[order].float()
         return keypoints, found[order], self._sample(coarse, keypoints)
-
-
-def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
-    """The network with the published weights, ready to use."""
-    return load_detector(locate_weights(SUPERPOINT_V6, weights), load_pickled, "SuperPoint")
 
 
 @isolated(gradients=True)

@@ -103,7 +103,7 @@ class TinyDetector:
         height, width = grey.shape
         edges = (0, -width % SuperPointNetwork.stride, 0, -height % SuperPointNetwork.stride)
         whole = functional.pad(grey[None, None], edges, "replicate")
-        scores = self.network.scores(self.network.cells(whole))[0]
+        scores = self.network.scores(self.network.backbone(whole))[0]
         rows, columns = (slice(self.border, max(side - self.border, self.border)) for side in grey.shape)
         peaks = torch.zeros_like(scores, dtype=torch.bool)
         peaks[rows, columns] = (scores == window_maximum(scores, self.nms_radius))[rows, columns]

@@ -50,14 +50,14 @@ def test_match_prints_a_summary_and_writes_files(run: Run, tmp_path: Path) -> No
     for words in ("homography", "MixedDetector", "dift-tiny (patch, t=20)", str(tmp_path), "overlay.png"):
         assert words in out
     assert len(os.listdir(folder)) == 4
-    assert "detecting keypoints ...\n" in err
+    assert "detect ...\n" in err
     code, out, err = run(*arguments, "--json")
     content = json.loads(out)  # alone on standard output
     assert code == 0
     assert content["seconds"]["read"] > 0
     assert np.array(content["homography"]).shape == (3, 3)
     assert max(content["num_keypoints"]) <= 300
-    assert "describing keypoints ...\n" in err
+    assert "describe ...\n" in err
     assert not logging.getLogger("geomatch").handlers
 
 

@@ -20,18 +20,18 @@ def test_grid_points_are_cell_centres() -> None:
 def test_grid_is_symmetric_and_inside() -> None:
     for width, height in ((33, 50), (64, 64), (5, 100)):
         image = Image(np.zeros((height, width, 3), np.uint8), "x")
-        points = GridDetector(step=7, border=2).detect(image).keypoints
+        points = GridDetector(step=7).detect(image).keypoints
         mirrored = np.array([width - 1, 0]) + points * [-1, 1]
         assert sorted(map(tuple, points.tolist())) == sorted(map(tuple, mirrored.tolist()))
-        assert (points >= 2).all()
-        assert len(points) == max(0, (width - 4) // 7) * max(0, (height - 4) // 7)
+        assert (points >= 3).all()
+        assert len(points) == (width // 7) * (height // 7)
 
 
 def test_grid_grows_its_step_to_the_limit() -> None:
     found = GridDetector(step=2, max_keypoints=50).detect(BLANK)
     assert 25 <= len(found) <= 50
     assert len(GridDetector(step=100).detect(BLANK)) == 0
-    for grid in (GridDetector(16), GridDetector(8, border=5, max_keypoints=40)):
+    for grid in (GridDetector(16), GridDetector(8, max_keypoints=40)):
         xs = np.unique(grid.detect(BLANK).keypoints[:, 0])
         assert np.diff(xs).min() == grid.spacing(BLANK.size)
     assert GridDetector(8, max_keypoints=40).spacing(BLANK.size) > 8
@@ -90,8 +90,6 @@ def test_least_distance_and_limit(rng: np.random.Generator) -> None:
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="step must be"):
         GridDetector(step=0)
-    with pytest.raises(ValueError, match="border must be"):
-        GridDetector(border=-1)
     with pytest.raises(ValueError, match="max_keypoints must be"):
         OpenCVDetector("sift", max_keypoints=0)
     with pytest.raises(ValueError, match=r"no detector 'sitf'; choose from: sift"):

@@ -238,9 +238,9 @@ def test_a_detector_may_be_callable() -> None:
 
 
 def test_grid() -> None:
-    grid = gcv.DIFT_create(detector=GridDetector(32, 8), descriptor="dift-tiny-dense")
+    grid = gcv.DIFT_create(detector=GridDetector(32), descriptor="dift-tiny-dense")
     points, rows = grid.detectAndCompute(BGR, HALF)
-    assert (len(points), rows.dtype) == (4 * 7, np.float32)
+    assert (len(points), rows.dtype) == (5 * 7, np.float32)
     assert rows.shape == (len(points), grid.descriptorSize())
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert 0 < len(gcv.DIFT_create(10, detector="grid", descriptor="dift-tiny-dense").detect(GREY)) <= 10

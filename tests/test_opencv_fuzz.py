@@ -29,7 +29,7 @@ CHEAP = [
     gcv.DIFT_create(5, descriptor=Mean()),
     gcv.DIFT_create(detector="orb", descriptor=Mean()),
     gcv.DIFT_create(7, detector=cv2.FastFeatureDetector_create(), descriptor=Mean()),  # type: ignore[attr-defined]
-    gcv.DIFT_create(detector=GridDetector(3, 2, 9), descriptor=Mean()),
+    gcv.DIFT_create(detector=GridDetector(3, 9), descriptor=Mean()),
 ]
 REAL = [gcv.DIFT_create(8), gcv.DIFT_create(4, detector="grid", descriptor="dift-tiny-dense")]
 DTYPES = [np.uint8] * 9 + [np.bool_, np.uint16, np.int64, np.float16, np.float32]

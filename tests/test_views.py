@@ -265,6 +265,7 @@ def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPat
     def search(images, plain, detector, describer, tentative, stages, relate):  # type: ignore[no-untyped-def]
         pools = [view_features(image, tilted_views(2.0), 9, detector, describer) for image in images]
         judged.append(relate(tentative(*pools), joined(pools[0]), joined(pools[1])))
+        return None, None, None, judged[0], [2.0]
 
     monkeypatch.setattr("geomatch.relating.search_views", search)
     noise, own = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8), Doubtful()
@@ -277,7 +278,9 @@ def test_large_images_are_reduced_and_the_threshold_grows(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "geomatch.relating.relate_plane", lambda gate, threshold, size: given.append(threshold)
     )
-    monkeypatch.setattr("geomatch.relating.search_views", lambda *_: None)
+    monkeypatch.setattr(
+        "geomatch.relating.search_views", lambda *_: (*[None] * 3, EstimationFailure("none"), [])
+    )
     own = Doubtful()
     for width in (800, 3200):
         strip = np.random.default_rng(0).integers(0, 255, (40, width, 3), np.uint8)

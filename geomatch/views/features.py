@@ -108,17 +108,16 @@ def view_features(
     if min(reduced.size) < LEAST_SIDE:
         return []
     down = resize_homography(image.size, reduced.size)
-    rendered = [
-        (picture, matrix @ down) for picture, matrix in (render_tilted(reduced, view) for view in views)
-    ]
-    kept = []
-    for view, (picture, matrix) in zip(views, rendered, strict=True):
-        found = _inside(detect_features(detector, picture), matrix, image)
-        kept.append(found.best(max(1, round(count / view.tilt))))
-    filled = [place for place, found in enumerate(kept) if len(found)]
-    pictures = [rendered[place][0] for place in filled]
-    described = describe_tensors(describer, pictures, [kept[place] for place in filled])
-    return [framed(found, rendered[place][1]) for place, found in zip(filled, described, strict=True)]
+    pictures, kept, matrices = list[Image](), list[FeatureTensors](), list[NDArray[np.float64]]()
+    for view in views:
+        picture, matrix = render_tilted(reduced, view)
+        found = _inside(detect_features(detector, picture), matrix @ down, image)
+        if len(found):
+            pictures.append(picture)
+            kept.append(found.best(max(1, round(count / view.tilt))))
+            matrices.append(matrix @ down)
+    described = describe_tensors(describer, pictures, kept)
+    return [framed(*pair) for pair in zip(described, matrices, strict=True)]
 
 
 def _inside(found: FeatureTensors, matrix: NDArray[np.float64], image: Image) -> FeatureTensors:

@@ -1,7 +1,7 @@
 """The search for a geometry in views of more and more tilt, which stops as soon as one convinces."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -37,19 +37,6 @@ granted. Of 24 made pairs the two that 0.05 let through wrong were uncertain by 
 
 Relate = Callable[[Matches, FramedFeatures, FramedFeatures], Geometry]
 """From matches between framed features to what relates the images."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Searched:
-    """What was found in the views of two images."""
-
-    features: tuple[Features, Features]
-    """The matched keypoints of both images, in the order of the matches, then the plain ones elsewhere."""
-    matches: Matches
-    """Best first."""
-    geometry: Geometry
-    tilts: tuple[float, ...]
-    """What was tried, whose views were made."""
 
 
 def stages_of(
@@ -102,43 +89,38 @@ def search_views(
     tentative: Tentative,
     stages: Sequence[tuple[float, int]],
     relate: Relate,
-) -> Searched | None:
-    """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None without any.
+) -> tuple[Features, Features, Matches, Geometry, list[float]]:
+    """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015).
 
-    ``plain`` are the described keypoints of the images as they are; ``tentative`` matches these and those of
-    views, which detector and describer find. ``stages`` are of `STAGES`.
+    ``plain`` are the described keypoints of the images as they are, some of each; ``tentative`` matches these
+    and those of views, which detector and describer find. ``stages`` are one or more of `STAGES`.
+
+    Returns the matched keypoints of both images, in the order of the matches, with the plain ones elsewhere
+    after them; the matches, best first; what relates the images; the tilts whose views were made.
     """
-    pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
-    upright = any(features.orientations is None for features in plain if len(features))
-    best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
-    tilts: list[float] = []
-    together = seen_together(detector, describer)
+    pools = [[framed(features, np.eye(3))] for features in plain]
+    upright = any(features.orientations is None for features in plain)
+    answers: list[tuple[FramedFeatures, FramedFeatures, Matches, Geometry]] = []
     for tilt, count in stages:
-        tilts.append(tilt)
         see = partial(
             view_features,
             views=tilted_views(tilt, upright), count=count, detector=detector, describer=describer,
         )  # fmt: skip
-        seen = (side_by_side if together else map)(see, images)
+        seen = (side_by_side if seen_together(detector, describer) else map)(see, images)
         for pool, new in zip(pools, seen, strict=True):
             pool += new
-        if not all(pools):
-            continue
         both, matches = (joined(pools[0]), joined(pools[1])), tentative(*pools)
         i, j = matches.indices.T
         matches = matches[separate(both[0].points[i], both[1].points[j])]
-        geometry = relate(matches, *both)
-        if best is None or geometry.num_inliers > best[-1].num_inliers:
-            i, j = matches.indices.T
-            best = both[0][i], both[1][j], matches, geometry
-        if not is_weak(geometry):
+        i, j = matches.indices.T
+        answers.append((both[0][i], both[1][j], matches, relate(matches, *both)))
+        if not is_weak(answers[-1][-1]):
             break
-    if best is None:
-        return None
-    one, two = (_features(own, features) for own, features in zip(best[:2], plain, strict=True))
-    order = np.arange(len(best[2]))
-    matches = Matches(np.stack([order, order], 1), best[2].similarity)
-    return Searched((one, two), matches, best[3], tuple(tilts))
+    own0, own1, matches, geometry = max(answers, key=lambda answer: answer[-1].num_inliers)
+    one, two = _features(own0, plain[0]), _features(own1, plain[1])
+    order = np.arange(len(matches))
+    matches = Matches(np.stack([order, order], 1), matches.similarity)
+    return one, two, matches, geometry, [tilt for tilt, _ in stages[: len(answers)]]
 
 
 def separate(points0: NDArray[np.float64], points1: NDArray[np.float64]) -> NDArray[np.int64]:
