@@ -75,16 +75,6 @@ class LinearHead:
 
         return project
 
-    def on(
-        self, device: str | torch.device, dtype: torch.dtype = torch.float32
-    ) -> Callable[[Sequence[Tensor]], Tensor]:
-        """A function of the layers' maps of N patches there, each (N, C, h, w), that gives (N, K).
-
-        ``dtype`` is for networks over patches; maps are float32.
-        """
-        project = self.rows_on(device)
-        return lambda maps: project(pool_patches(maps))
-
     def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
         """A function of the layers' maps of whole images there, each (B, C, h, w): (B, K, H, W), unit length.
 
@@ -131,13 +121,9 @@ class NetworkHead:
         """Length of the descriptors."""
         return self.network.dimension
 
-    def on(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Callable[[Any], Tensor]:
-        """As `LinearHead.on_maps` has it; where `distilled` a function of normalised patches (N, 3, S, S)."""
-        return self.network.on(device, dtype)
-
     def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
         """As `LinearHead.on_maps`; the network sees the activations as they are."""
-        return self.on(device)
+        return self.network.on(device, torch.float32)
 
 
 KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
