@@ -27,18 +27,18 @@ def info(place: str) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import inspect_store
 
-    found = inspect_store(Store.at(place))
-    for kind, (count, size) in found.objects.items():
+    objects, runs, damaged = inspect_store(Store.at(place))
+    for kind, (count, size) in objects.items():
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
-    for state in found.runs:
+    for state in runs:
         click.echo(_line(state))
         for name, reason in list(state.manifest.failed.items())[:SHOWN]:
             click.echo(f"  failed    {name}: {reason}")
-    for key in found.damaged:
+    for key in damaged:
         click.echo(f"run {key[:12]} its manifest is damaged", err=True)
-    if not found.objects:
+    if not objects:
         click.echo("nothing is there")
-    return FOUND if all(state.whole for state in found.runs) and not found.damaged else NOT_FOUND
+    return FOUND if all(state.whole for state in runs) and not damaged else NOT_FOUND
 
 
 def _line(state: "RunState") -> str:
