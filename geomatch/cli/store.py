@@ -1,13 +1,8 @@
 """``geomatch store``."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-
-if TYPE_CHECKING:
-    from geomatch.store.upkeep import RunState
 
 SHOWN = 20  # names of what failed in a run
 
@@ -31,23 +26,19 @@ def info(place: str) -> int:
     for kind, (count, size) in objects.items():
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
     for state in runs:
-        click.echo(_line(state))
-        for name, reason in list(state.manifest.failed.items())[:SHOWN]:
+        manifest = state.manifest
+        parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
+        word = "complete" if state.whole else "ended, with failures" if manifest.complete else "not complete"
+        again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
+        whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
+        click.echo(f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}")
+        for name, reason in list(manifest.failed.items())[:SHOWN]:
             click.echo(f"  failed    {name}: {reason}")
     for key in damaged:
         click.echo(f"run {key[:12]} its manifest is damaged", err=True)
     if not objects:
         click.echo("nothing is there")
     return FOUND if all(state.whole for state in runs) and not damaged else NOT_FOUND
-
-
-def _line(state: "RunState") -> str:
-    manifest = state.manifest
-    parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
-    word = "complete" if state.whole else "ended, with failures" if manifest.complete else "not complete"
-    again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
-    whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
-    return f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}"
 
 
 @store.command()
