@@ -239,16 +239,6 @@ def read_npz(data: bytes) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
-    """Write arrays to a file with `pack_arrays`, whole or not at all."""
-    write_whole(path, pack_arrays(kind, arrays))
-
-
-def load_arrays(path: str | os.PathLike[str], kind: str, needed: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Read what `save_arrays` wrote; raises `GeomatchError` when it is missing or not what is expected."""
-    return unpack_arrays(read_archive(path), os.fspath(path), kind, needed)
-
-
 def read_archive(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file; raises `GeomatchError` when it cannot be read."""
     with reading(path, ".npz file"):

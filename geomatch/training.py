@@ -16,7 +16,7 @@ from tqdm import tqdm
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import GeomatchError, ImageError
-from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
+from geomatch.files import digest_of, pack_arrays, read_archive, sha256_of, unpack_arrays, write_whole
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
 from geomatch.isolation import isolated
@@ -81,11 +81,11 @@ def fit_on_images(
         try:
             if not file.is_file():
                 found = view_activations(extractor, path, views, motions, seed + int(digest[:8], 16))
-                save_arrays(file, "activations", found)
+                write_whole(file, pack_arrays("activations", found))
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
-        saved = load_arrays(file, "activations", ("first", "second", "view"))
+        saved = unpack_arrays(read_archive(file), str(file), "activations", ("first", "second", "view"))
         if not len(saved["view"]):
             skipped[str(path)] = "no common keypoints in its views"
             continue
