@@ -270,9 +270,11 @@ class DIFTExtractor:
         return lambda maps: project(pool_patches(maps))
 
     @cached_property
-    def _map_head(self) -> Callable[[Sequence[Tensor]], Tensor] | None:
+    def _map_head(self) -> Callable[[Any], Tensor] | None:
         if self.head is None or self.config.sampling == "patch":
             return None
+        if isinstance(self.head, NetworkHead):
+            return self.head.network.on(self._device, torch.float32)
         return self.head.on_maps(self._device, self.config.metric)
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:

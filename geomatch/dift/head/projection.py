@@ -24,7 +24,7 @@ from geomatch.isolation import isolated
 from geomatch.matching import add_product
 from geomatch.types import Metric, checked
 from geomatch.weights.folders import HEAD_FILES
-from geomatch.weights.tensors import filled, halved, load_tensors, save_tensors
+from geomatch.weights.tensors import filled, load_tensors, save_tensors
 
 POOLED = 4  # cells per side to which patches are averaged
 CELLS = 2**15  # of a map projected at a time, which bounds the memory
@@ -97,10 +97,11 @@ class LinearHead:
         """Write it into a folder, as float16."""
         arrays = {"mean": self.mean, "projection": self.projection}
         tensors = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
+        tensors["projection"] = tensors["projection"].half()
         values = {"kind": {"kind": "linear"}, "settings": self.settings, "training": self.training}
         metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / HEAD_FILES[self.settings.get("sampling", "patch")], halved(tensors), metadata)
+        save_tensors(folder / HEAD_FILES[self.settings.get("sampling", "patch")], tensors, metadata)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -120,10 +121,6 @@ class NetworkHead:
     def dimension(self) -> int:
         """Length of the descriptors."""
         return self.network.dimension
-
-    def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
-        """As `LinearHead.on_maps`; the network sees the activations as they are."""
-        return self.network.on(device, torch.float32)
 
 
 KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
