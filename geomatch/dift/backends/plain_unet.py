@@ -50,11 +50,6 @@ class Resnet(nn.Module):
         return change + shortcut
 
 
-def named(**parts: nn.Module) -> nn.Sequential:
-    """Layers one after the other, under names of their own."""
-    return nn.Sequential(OrderedDict(parts))
-
-
 class Upsample(nn.Module):
     """The nearest pixels, and a convolution."""
 
@@ -82,15 +77,14 @@ class PlainUNet(nn.Module):
 
         self.conv_in = nn.Conv2d(settings.in_channels, widths[0], 3, padding=1)
         self.time_proj = Timesteps(widths[0])
-        self.time_embedding = named(
-            linear_1=nn.Linear(widths[0], time), act=nn.SiLU(), linear_2=nn.Linear(time, time)
-        )
+        layers = {"linear_1": nn.Linear(widths[0], time), "act": nn.SiLU(), "linear_2": nn.Linear(time, time)}
+        self.time_embedding = nn.Sequential(OrderedDict(layers))
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         entering = widths[0]
         for place, width in enumerate(widths):
             block = nn.Module()
             block.resnets = resnets([entering], width)
-            halving = named(conv=nn.Conv2d(width, width, 3, stride=2, padding=1))
+            halving = nn.Sequential(OrderedDict(conv=nn.Conv2d(width, width, 3, stride=2, padding=1)))
             block.downsamplers = nn.ModuleList([halving] if place + 1 < len(widths) else [])
             self.down_blocks.append(block)
             entering = width
