@@ -6,6 +6,7 @@ It loads without diffusers, whose import takes longer than its work, and runs fa
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,18 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Timesteps(nn.Module):
-    """Cosines and sines of timesteps (Ho et al., NeurIPS 2020; diffusers' ``get_timestep_embedding``)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.count = width // 2
-
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """(B,) to (B, width) float32."""
-        steps = torch.arange(self.count, dtype=torch.float32, device=timesteps.device)
-        angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / self.count)
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
+def waves(count: int, timesteps: Tensor) -> Tensor:
+    """(B,) to (B, 2 count) float32, as diffusers' ``get_timestep_embedding`` (Ho et al., NeurIPS 2020)."""
+    steps = torch.arange(count, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / count)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class Resnet(nn.Module):
@@ -76,7 +70,7 @@ class PlainUNet(nn.Module):
             return nn.ModuleList(Resnet(width, out, time, groups, eps) for width in channels)
 
         self.conv_in = nn.Conv2d(settings.in_channels, widths[0], 3, padding=1)
-        self.time_proj = Timesteps(widths[0])
+        self.time_proj = partial(waves, widths[0] // 2)
         layers = {"linear_1": nn.Linear(widths[0], time), "act": nn.SiLU(), "linear_2": nn.Linear(time, time)}
         self.time_embedding = nn.Sequential(OrderedDict(layers))
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
