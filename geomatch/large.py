@@ -106,18 +106,17 @@ def relate_large(pipeline: Pipeline, file0: ImageFile, file1: ImageFile) -> Matc
                 reason = "the images overlap too little, or their scales differ too much"
                 return replace(whole, geometry=EstimationFailure(reason))
             features0, features1, matches = _joined(tiles)
-        estimator, threshold = pipeline.parts.estimator, pipeline.threshold
-        i, j = matches.indices.T
-        points0, points1 = features0.keypoints[i], features1.keypoints[j]
-        with timed(seconds, "estimate"):
-            geometry = estimator.estimate(points0, points1, sizes[0])
-        if geometry and pipeline.refine_homography:
-            with timed(seconds, "refine_homography"):
-                some = tiles[:: -(-len(tiles) // _FOLLOWED)]
-                parts = [(tile.part, tile.features[0].keypoints) for tile in some]
-                geometry = align_parts(parts, sizes[0], points0, points1, geometry, estimator, threshold)
-        return replace(whole, features0=features0, features1=features1, matches=matches, geometry=geometry)
-    raise AssertionError  # nothing above is suppressed
+    estimator, threshold = pipeline.parts.estimator, pipeline.threshold
+    i, j = matches.indices.T
+    points0, points1 = features0.keypoints[i], features1.keypoints[j]
+    with timed(seconds, "estimate"):
+        geometry = estimator.estimate(points0, points1, sizes[0])
+    if geometry and pipeline.refine_homography:
+        with timed(seconds, "refine_homography"):
+            some = tiles[:: -(-len(tiles) // _FOLLOWED)]
+            parts = [(tile.part, tile.features[0].keypoints) for tile in some]
+            geometry = align_parts(parts, sizes[0], points0, points1, geometry, estimator, threshold)
+    return replace(whole, features0=features0, features1=features1, matches=matches, geometry=geometry)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

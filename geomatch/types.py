@@ -23,14 +23,14 @@ Metric = Literal["cosine", "l2"]
 """How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
 
 
-def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) -> None:
+def check_shape(name: str, array: Any, shape: tuple[int | str, ...]) -> None:
     """Raise `ShapeError` unless ``array`` has ``shape``; letters stand for any length."""
     right = array.ndim == len(shape) and all(
         isinstance(wanted, str) or got == wanted for got, wanted in zip(array.shape, shape, strict=True)
     )
     if not right:
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ShapeError(f"{name} must have shape ({wanted}), got {array.shape}")
+        raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(array.shape)}")
 
 
 def checked(name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -94,8 +94,8 @@ def test_file_beside_that_of_patches(tmp_path: Path, photo0: Image) -> None:
     assert (loaded.dimension, loaded.settings, loaded.training) == (16, settings, {"images": ["00"]})
     assert load_head(tmp_path / HEAD_FILES["patch"]).dimension == 4
     maps = maps_of(network, 40, 32)
-    for on in (loaded.on_maps("cpu", "cosine"), NetworkHead(network, {}, {}).on_maps("cpu", "l2")):
-        torch.testing.assert_close(on(maps), network(maps), atol=1e-5, rtol=0)
+    on = loaded.network.on("cpu", torch.float32)
+    torch.testing.assert_close(on(maps), network(maps), atol=1e-5, rtol=0)
     assert network.last[0].bias is None  # folding changed a copy
     config = replace(CONFIG, head=str(tmp_path))
     keys = [DIFTExtractor(replace(config, head=head)).cache_key() for head in (config.head, False)]

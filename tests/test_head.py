@@ -176,7 +176,9 @@ def test_file_of_a_network_over_patches(tmp_path: Path, photo0: Image) -> None:
     patches = network_patches(torch.rand(5, 3, 32, 32) * 255)
     with torch.inference_mode():
         expected = network(patches)
-        torch.testing.assert_close(loaded.on("cpu", torch.float32)(patches), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            loaded.network.on("cpu", torch.float32)(patches), expected, atol=1e-5, rtol=0
+        )
     torch.testing.assert_close(expected.norm(dim=1), torch.ones(5))
     asking = DIFTExtractor(replace(TINY, head=str(tmp_path)))
     features = OpenCVDetector("sift", 40).detect(photo0)

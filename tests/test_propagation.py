@@ -92,10 +92,10 @@ def test_labels_follow_a_moving_map() -> None:
 
 def test_wrong_shapes_and_settings() -> None:
     first, second = frames(2)
-    with pytest.raises(ShapeError, match="must be"):
+    with pytest.raises(ShapeError, match="labels must have shape"):
         LabelPropagator(PropagationConfig(), first, torch.zeros(2, 3, 4))
     propagator = LabelPropagator(PropagationConfig(), first, torch.zeros(2, 23, 37))
-    with pytest.raises(ShapeError, match="expected shape"):
+    with pytest.raises(ShapeError, match="features must have shape"):
         propagator.step(second[:, :5])
     for wrong in ({"top_k": 0}, {"radius": -1}, {"context": -1}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match="must"):

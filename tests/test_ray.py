@@ -150,7 +150,7 @@ def same(out: Path, undisturbed: Path) -> None:
     assert verify_store(Store.at(out / "store"), progress=False)[1] == []
     for kind in ("features", "global"):
         assert objects(out / "store", kind) == objects(undisturbed / "store", kind)
-    (state,) = inspect_store(Store.at(out / "store")).runs
+    (state,) = inspect_store(Store.at(out / "store"))[1]
     assert state.manifest.complete
     assert not state.manifest.failed
     assert state.done["features"] == (IMAGES, IMAGES)

@@ -158,7 +158,7 @@ def test_a_manifest_of_wrong_types_is_damaged(tmp_path: Path, change: dict[str, 
     store.write("runs", key, pack_arrays("Manifest", {**arrays, "summary": summary}))
     with pytest.raises(DamagedError, match=f"{key}.*not a readable manifest"):
         Manifest.load(store, key)
-    assert inspect_store(store).damaged == [key]
+    assert inspect_store(store)[2] == [key]
 
 
 def test_packs_find_every_key(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     before = objects(store)
     prune_store(store)
     assert objects(store) == before  # all is needed
-    first, second = inspect_store(store).runs
+    first, second = inspect_store(store)[1]
     newest = first.manifest if first.manifest.settings["detector"]["max_keypoints"] == 40 else second.manifest
     (tmp_path / "store" / "runs" / "notes.txt").write_text("not ours")
     assert main(["store", "prune", place, "--forget", newest.key[:8]]) == 0
@@ -340,7 +340,7 @@ def test_interruptions_delete_nothing(
         patch.setattr("geomatch.collection.match.extract_features", dying(extract_features, 1))
         with pytest.raises(KeyboardInterrupt):
             run(small_views, store, *rules)
-    assert not inspect_store(store).runs[0].manifest.complete
+    assert not inspect_store(store)[1][0].manifest.complete
     prune_store(store)
     assert objects(store) == before
     assert run(small_views, store, *rules).computed == (0, 0)
@@ -366,7 +366,7 @@ def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> Non
     (small_views / "broken.png").write_bytes(b"no image")
     store = Store.at(tmp_path / "store")
     run(small_views, store, "sequential:1")
-    (state,) = inspect_store(store).runs
+    (state,) = inspect_store(store)[1]
     manifest = state.manifest
     assert (manifest.program, manifest.source) == ("collection", str(small_views))
     assert manifest.names == tuple(f"view{k}.png" for k in range(4))
@@ -379,7 +379,7 @@ def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> Non
         Manifest.load(store, OTHER)
     (small_views / "view3.png").unlink()  # other photographs are a run of their own
     assert run(small_views, store, "sequential:1").computed == (0, 0)
-    assert len(inspect_store(store).runs) == 2
+    assert len(inspect_store(store)[1]) == 2
     assert prune_store(store)[0] == 0
 
 

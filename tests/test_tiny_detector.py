@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from network_heads import halved
 from numpy.typing import NDArray
 
 from geomatch import Image, WeightsError, warp_points
@@ -17,7 +18,7 @@ from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import dominant_orientations, load_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
-from geomatch.weights.tensors import halved, save_tensors
+from geomatch.weights.tensors import save_tensors
 
 
 def test_keypoints_are_found_again(photo0: Image) -> None:

@@ -44,10 +44,9 @@ def layers(model: str, revision: str | None) -> None:
     from geomatch.dift.outline import list_layers
     from geomatch.weights.sources import outline_folder
 
-    name = PRESETS[model].model if model in PRESETS else model
-    for layer in list_layers(outline_folder(name, revision)):
-        number = "" if layer.number is None else layer.number
-        click.echo(f"{number:>4}  {layer.name:50} {layer.channels:5} channels  stride {layer.stride}")
+    place = outline_folder(PRESETS[model].model if model in PRESETS else model, revision)
+    for number, name, channels, stride in list_layers(place):
+        click.echo(f"{'' if number is None else number:>4}  {name:50} {channels:5} channels  stride {stride}")
 
 
 @models.command()

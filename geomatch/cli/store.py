@@ -1,15 +1,10 @@
 """``geomatch store``."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 
-if TYPE_CHECKING:
-    from geomatch.store.upkeep import RunState
-
-SHOWN = 20  # names of damaged objects
+SHOWN = 20  # names of what failed, or is damaged
 
 
 @click.group()
@@ -27,27 +22,23 @@ def info(place: str) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import inspect_store
 
-    found = inspect_store(Store.at(place))
-    for kind, (count, size) in found.objects.items():
+    objects, runs, damaged = inspect_store(Store.at(place))
+    for kind, (count, size) in objects.items():
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
-    for state in found.runs:
-        click.echo(_line(state))
-        for name, reason in list(state.manifest.failed.items())[:SHOWN]:
+    for state in runs:
+        manifest = state.manifest
+        parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
+        word = "complete" if state.whole else "ended, with failures" if manifest.complete else "not complete"
+        again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
+        whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
+        click.echo(f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}")
+        for name, reason in list(manifest.failed.items())[:SHOWN]:
             click.echo(f"  failed    {name}: {reason}")
-    for key in found.damaged:
+    for key in damaged:
         click.echo(f"run {key[:12]} its manifest is damaged", err=True)
-    if not found.objects:
+    if not objects:
         click.echo("nothing is there")
-    return FOUND if all(state.whole for state in found.runs) and not found.damaged else NOT_FOUND
-
-
-def _line(state: "RunState") -> str:
-    manifest = state.manifest
-    parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
-    word = "complete" if state.whole else "ended, with failures" if manifest.complete else "not complete"
-    again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
-    whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
-    return f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}"
+    return FOUND if all(state.whole for state in runs) and not damaged else NOT_FOUND
 
 
 @store.command()

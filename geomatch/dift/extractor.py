@@ -263,16 +263,18 @@ class DIFTExtractor:
 
     @cached_property
     def _patch_head(self) -> Callable[[Any], Tensor]:
-        if self.head is None:
-            return pool_patches
-        if self._distilled:
+        if isinstance(self.head, NetworkHead):
             _log.info("loading %s", self.config.model)
-        return self.head.on(self._device, patch_dtype(self.config.dtype, self._device.type))
+            return self.head.network.on(self._device, patch_dtype(self.config.dtype, self._device.type))
+        project = self.head.rows_on(self._device) if self.head else torch.nn.Identity()
+        return lambda maps: project(pool_patches(maps))
 
     @cached_property
-    def _map_head(self) -> Callable[[Sequence[Tensor]], Tensor] | None:
+    def _map_head(self) -> Callable[[Any], Tensor] | None:
         if self.head is None or self.config.sampling == "patch":
             return None
+        if isinstance(self.head, NetworkHead):
+            return self.head.network.on(self._device, torch.float32)
         return self.head.on_maps(self._device, self.config.metric)
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:

@@ -1,7 +1,6 @@
 """What a model is: its layers, and what its folder can be used for, without reading weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,12 @@ _CELLS = 64
 """Side of the image in which a UNet is tried, in cells of what it is given: it can be halved six times."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer at which a network can be read."""
-
-    number: int | None
-    """What it can be called by, too."""
-    name: str
-    channels: int
-    stride: int
-    """Pixels of the network's image along a cell of the map."""
-
-
 @isolated()
-def list_layers(folder: Path) -> list[Layer]:
-    """The layers of the model in a diffusers folder, in which only the configurations need to be."""
+def list_layers(folder: Path) -> list[tuple[int | None, str, int, int]]:
+    """The layers of the model in a diffusers folder, in which only the configurations need to be.
+
+    Of each the number, which is a name, too, the name, channels, and pixels of the network's image per cell.
+    """
     family = family_of(folder)
     network, _, stride = _networks(family, folder)
     text: dict[str, Tensor] = {}
@@ -51,7 +41,7 @@ def list_layers(folder: Path) -> list[Layer]:
         config, (numbered, _) = network.config, named_layers(network, family)
         if family.blocks:
             side = stride * patch_of(family, config)
-            return [Layer(n, name, _width(network, name), side) for n, name in enumerate(numbered)]
+            return [(n, name, _width(network, name), side) for n, name in enumerate(numbered)]
         text["prompt_embeds"] = torch.empty(1, 1, config.cross_attention_dim, device="meta")
         if config.addition_embed_type:
             width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
@@ -63,7 +53,7 @@ def list_layers(folder: Path) -> list[Layer]:
     )
     numbers = {name: number for number, name in enumerate(numbered)}
     return [
-        Layer(numbers.get(name), name, found.shape[1], stride * _CELLS // found.shape[2])
+        (numbers.get(name), name, found.shape[1], stride * _CELLS // found.shape[2])
         for name, found in zip(names, maps, strict=True)
     ]
 

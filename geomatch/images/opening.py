@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _START = 64  # bytes that tell the format
 _MAX_PIPE = 1 << 30  # bytes read from a pipe
+SEVERAL = "animated or multi-page image; save one frame as a file of its own"
 DAMAGED = "image, damaged or truncated"
 """What a decoder's error says that it could not read."""
 
@@ -103,14 +104,9 @@ def check_size(width: int, height: int, name: str) -> None:
         raise ImageError(f"{name}: has more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first")
 
 
-def several_pages(name: str) -> ImageError:
-    """The error of an image with more than one frame or page."""
-    return ImageError(f"{name}: animated or multi-page image; save one frame as a file of its own")
-
-
 def check_still(picture: PILImage.Image, name: str) -> None:
     """Raise `ImageError` for too many pixels, or several frames."""
     check_size(picture.width, picture.height, name)
     # phones append previews and depth maps as further frames (MPO, HEIF): the first is the photograph
     if picture.format not in ("MPO", "HEIF") and getattr(picture, "n_frames", 1) > 1:
-        raise several_pages(name)
+        raise ImageError(f"{name}: {SEVERAL}")

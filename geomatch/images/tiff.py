@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from geomatch.errors import ImageError
-from geomatch.images.opening import MAX_PIXELS, check_size, several_pages
+from geomatch.images.opening import MAX_PIXELS, SEVERAL, check_size
 from geomatch.images.values import Values, choose_bands, opacity
 
 _NODATA = 42113
@@ -107,7 +107,7 @@ def open_page(file: IO[bytes], name: str) -> Page:
         raise ImageError(f"{name}: holds previews only; develop a camera's raw file to TIFF or JPEG first")
     first = pages[own[0]]
     if len(own) > 1 or first.imagedepth != 1:
-        raise several_pages(name)
+        raise ImageError(f"{name}: {SEVERAL}")
     masks = {(page.subfiletype & 1, page.shape): page for page in pages if page.photometric == _MASK}
     kind = first.dtype, first.samplesperpixel
     reduced = [

@@ -30,16 +30,8 @@ class RunState(NamedTuple):
         return there and self.manifest.complete and not self.manifest.failed
 
 
-class StoreInfo(NamedTuple):
-    """What a store holds."""
-
-    objects: dict[str, tuple[int, int]]  # by kind: number and bytes
-    runs: list[RunState]  # newest first
-    damaged: list[str]  # runs whose manifest cannot be read
-
-
-def inspect_store(store: Store) -> StoreInfo:
-    """Count the store's objects and find the state of every run."""
+def inspect_store(store: Store) -> tuple[dict[str, tuple[int, int]], list[RunState], list[str]]:
+    """Number and bytes of the objects by kind, runs, the newest first, and keys of damaged manifests."""
     store.check()
     sizes = {kind: store.sizes(kind) for kind in KINDS}
     manifests, damaged = _manifests(store, sizes[RUNS])
@@ -56,7 +48,7 @@ def inspect_store(store: Store) -> StoreInfo:
         states.append(RunState(manifest, done))
     states.sort(key=lambda state: state.manifest.started, reverse=True)
     counted = {kind: (len(found), sum(found.values())) for kind, found in sizes.items() if found}
-    return StoreInfo(counted, states, damaged)
+    return counted, states, damaged
 
 
 def verify_store(store: Store, progress: bool = True) -> tuple[int, list[str]]:

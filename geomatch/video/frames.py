@@ -24,8 +24,6 @@ def frames_of(video: Path, limit: int | None = None) -> Iterator[Image]:
     natural order of their names (``9.png`` before ``10.png``). An `ImageError` names the file or frame when
     there is none (at once), it cannot be read or is of another size, or the video ends before it should.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"the number of frames must be at least 1, got {limit}")
     if not video.is_dir() and not video.is_file():
         raise ImageError(f"{video}: no such file, nor a folder of frames")
     frames = map(load_image, _images_of(video)) if video.is_dir() else _frames_of_file(video)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift import FeatureMap
-from geomatch.errors import ShapeError
 from geomatch.isolation import isolated
+from geomatch.types import check_shape
 
 POINT_SIGMA = 1.0
 """Standard deviation of the Gaussian label map of a point, in cells."""
@@ -53,24 +53,21 @@ class LabelPropagator:
 
     def __init__(self, config: PropagationConfig, features: Tensor, labels: Tensor) -> None:
         """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w)."""
-        _check(features, labels)
+        check_shape("features", features, ("C", "h", "w"))
+        check_shape("labels", labels, ("L", *features.shape[1:]))
         self.config = config
         self._first = features, labels.to(features)
         self._last: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.context)
 
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Add a further frame whose labels are known to the context."""
-        _check(features, labels)
         self._last.append((features, labels.to(features)))
 
     @isolated()
     def step(self, features: Tensor) -> Tensor:
         """Return the labels (L, h, w) of the next frame of features (C, h, w), and add it to the context."""
         context = [self._first, *self._last]
-        if features.shape != self._first[0].shape:
-            raise ShapeError(
-                f"features: expected shape {tuple(self._first[0].shape)}, got {tuple(features.shape)}"
-            )
+        check_shape("features", features, self._first[0].shape)
         keys, values = torch.stack([f for f, _ in context]), torch.stack([v for _, v in context])
         labels = torch.zeros_like(self._first[1])
         rows, columns = features.shape[1:]
@@ -101,14 +98,6 @@ class LabelPropagator:
         labels = values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
         taken = (labels[places] * weights[:, :, None]).sum(1)
         return taken.T.reshape(-1, rows, columns)
-
-
-def _check(features: Tensor, labels: Tensor) -> None:
-    if features.ndim != 3 or labels.ndim != 3 or features.shape[1:] != labels.shape[1:]:
-        raise ShapeError(
-            f"features and labels must be (C, h, w) and (L, h, w), got {tuple(features.shape)} and "
-            f"{tuple(labels.shape)}"
-        )
 
 
 def _too_far(start: int, count: int, first: int, length: int, radius: int, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """Files of tracked points and masks: a video with the tracks drawn in, a table, and masks."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -38,7 +38,9 @@ def save_tracks(
     """
     rest = iter(tracked)
     first = next(rest)
-    size, masks = overlay_size(first.image.size), folder / MASKS
+    factor = min(1.0, MAX_SIDE / max(first.image.size)) / 2
+    width, height = (max(2, round(side * factor) * 2) for side in first.image.size)  # even, for codecs
+    size, masks = (width, height), folder / MASKS
     paths, head = [folder / "overlay.mp4", folder / "tracks.csv"], "point,x,y,confidence"
     tail: deque[NDArray[np.floating]] = deque(maxlen=TAIL)
     seen: Counter[int] = Counter()
@@ -50,8 +52,13 @@ def save_tracks(
     with (
         replacing(paths[1]) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as table,
-        video_writer(paths[0], size, rate) as write,
+        replacing(paths[0]) as film,
+        ExitStack() as ending,
     ):
+        writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+        ending.callback(writer.release)
+        if not writer.isOpened():
+            raise GeomatchError("OpenCV cannot write MPEG-4 videos (mp4v); install opencv-python from PyPI")
         table.write(f"frame,{head}\n")
         for frames, found in enumerate(chain([first], rest), 1):
             reduced = cv2.resize(found.image.pixels, size, interpolation=cv2.INTER_AREA)
@@ -62,7 +69,7 @@ def save_tracks(
             else:
                 write_mask(masks / f"{frames - 1:05d}.png", found.mask)
                 picture, rows = draw_mask(picture, found.mask), _object_rows(found.mask, [*seen])
-            write(picture)
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             for one, (shown, row) in rows.items():
                 seen[one] += shown
                 table.write(f"{frames - 1},{one},{row}\n")
@@ -93,30 +100,6 @@ def _object_rows(mask: NDArray[np.uint8], objects: list[int]) -> dict[int, tuple
             place = f"{x.mean():.2f},{y.mean():.2f},{x.min()},{y.min()},{sides[0]},{sides[1]}"
         rows[one] = len(x) > 0, f"{len(x)},{place}"
     return rows
-
-
-@contextmanager
-def video_writer(
-    path: Path, size: tuple[int, int], rate: float
-) -> Iterator[Callable[[NDArray[np.uint8]], object]]:
-    """Give a function that writes frames, each (H, W, 3) RGB, to an MPEG-4 file (.mp4).
-
-    All have the (width, height) ``size``, both even. Raises `GeomatchError` where OpenCV cannot write MPEG-4.
-    """
-    with replacing(path) as temporary:
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-        if not writer.isOpened():
-            raise GeomatchError("OpenCV cannot write MPEG-4 videos (mp4v); install opencv-python from PyPI")
-        try:
-            yield lambda rgb: writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        finally:
-            writer.release()
-
-
-def overlay_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) reduced to a long side of at most `MAX_SIDE`, both even, as codecs want them."""
-    factor = min(1.0, MAX_SIDE / max(size))
-    return max(2, round(size[0] * factor / 2) * 2), max(2, round(size[1] * factor / 2) * 2)
 
 
 def draw_trails(rgb: NDArray[np.uint8], places: Sequence[NDArray[np.floating]]) -> NDArray[np.uint8]:

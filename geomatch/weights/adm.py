@@ -59,16 +59,13 @@ def _converted(checkpoint: Path) -> Any:
         raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({first_line(error)})") from error
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from error
-    wanted = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in renamed.items()}
-    wrong = [name for name in wanted.keys() | found.keys() if found.get(name) != wanted.get(name)]
-    if wrong:
-        name = min(wrong)
+    try:
+        unet.load_state_dict(renamed, assign=True)
+    except RuntimeError as error:  # its first line names the class alone
+        reason = str(error).split("\n")[1].strip()[:300]
         raise WeightsError(
-            f"{checkpoint}: not the architecture of guided-diffusion's unconditional models: {len(wrong)} "
-            f"parameters differ, such as {name}: {found.get(name)} instead of {wanted.get(name)}"
-        )
-    unet.load_state_dict(renamed, assign=True)
+            f"{checkpoint}: not the architecture of guided-diffusion's unconditional models: {reason}"
+        ) from error
     return unet
 
 

@@ -48,11 +48,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return load(data), header["__metadata__"]
 
 
-def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices as float16; vectors are few, and variances may leave its range."""
-    return {name: (t.half() if t.ndim > 1 else t).contiguous() for name, t in tensors.items()}
-
-
 def filled(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
     """The network with these weights in float32, ready for inference; its own are never drawn."""
     with torch.device("meta"):

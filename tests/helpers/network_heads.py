@@ -1,13 +1,21 @@
 """Files of projection heads that are networks, as the package's own were written."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from geomatch.dift.head.projection import KINDS, NetworkHead
 from geomatch.weights.folders import HEAD_FILES
-from geomatch.weights.tensors import halved, save_tensors
+from geomatch.weights.tensors import save_tensors
 
 _PLAN = ("maps", "width", "widths", "dimension")  # what they are made of
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as float16; vectors are few, and variances may leave its range."""
+    return {name: (t.half() if t.ndim > 1 else t).contiguous() for name, t in tensors.items()}
 
 
 def save_network_head(head: NetworkHead, folder: Path) -> None:

@@ -50,7 +50,12 @@ def load_latent_model(
     layers = layer_names(config.layers, *named_layers(network, family))
     unneeded = unneeded_blocks(network, family, layers) if family.blocks else unneeded_parts(network, layers)
     fill_network(network, home, dtype, unneeded, unet_file)
-    network = _placed(network, family, device)
+    if family.blocks and not fits(network, device):
+        _log.info("the device's memory does not hold the network: its blocks go there one by one")
+        place_blocks(network, family, device)
+    else:
+        layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+        network.to(device, memory_format=layout)
     part: WantedPart | TransformerPart
     if family.blocks:
         part = TransformerPart(network, family, layers, stride)
@@ -81,16 +86,6 @@ def empty_denoiser(family: Family, home: Path, channels: int) -> Any:
             "inpainting and depth models are not supported"
         )
     return network
-
-
-def _placed(network: Any, family: Family, device: str) -> Any:
-    """The network on its device; a transformer that does not fit goes there block by block as they run."""
-    if family.blocks and not fits(network, device):
-        _log.info("the device's memory does not hold the network: its blocks go there one by one")
-        place_blocks(network, family, device)
-        return network
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    return network.to(device, memory_format=layout)
 
 
 def fits(network: nn.Module, device: str) -> bool:

@@ -58,13 +58,15 @@ def load_finite(
         return model
     with torch.inference_mode():
         latents = model.encode(_probe(model.stride))[0]
-        if not _finite(latents):
+        if not latents.isfinite().all():
             encoder = torch.bfloat16
             del model  # its memory is needed
             model = load(dtype, encoder)
             _log.info("the autoencoder overflows in float16: it runs in bfloat16")
             latents = model.encode(_probe(model.stride))[0]
-        if name == "auto" and not all(_finite(layer) for layer in model.activations(latents, timestep)):
+        if name == "auto" and not all(
+            layer.isfinite().all() for layer in model.activations(latents, timestep)
+        ):
             del model
             model = load(torch.bfloat16, encoder)
             _log.info("the UNet overflows in float16: it runs in bfloat16")
@@ -78,10 +80,6 @@ def _probe(stride: int) -> Tensor:
     image = torch.rand((1, 3, side, side), generator=generator, dtype=torch.float32) * 2 - 1
     image[..., : side // 2] = image[..., : side // 2].sign()
     return image
-
-
-def _finite(values: Tensor) -> bool:
-    return bool(values.isfinite().all())
 
 
 @isolated(gradients=True)

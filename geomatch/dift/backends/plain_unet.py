@@ -6,6 +6,7 @@ It loads without diffusers, whose import takes longer than its work, and runs fa
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,18 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Timesteps(nn.Module):
-    """Cosines and sines of timesteps (Ho et al., NeurIPS 2020; diffusers' ``get_timestep_embedding``)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.count = width // 2
-
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """(B,) to (B, width) float32."""
-        steps = torch.arange(self.count, dtype=torch.float32, device=timesteps.device)
-        angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / self.count)
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
+def waves(count: int, timesteps: Tensor) -> Tensor:
+    """(B,) to (B, 2 count) float32, as diffusers' ``get_timestep_embedding`` (Ho et al., NeurIPS 2020)."""
+    steps = torch.arange(count, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / count)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class Resnet(nn.Module):
@@ -48,11 +42,6 @@ class Resnet(nn.Module):
         change: Tensor = self.conv2(functional.silu(self.norm2(hidden), inplace=True))
         shortcut: Tensor = maps if self.conv_shortcut is None else self.conv_shortcut(maps)
         return change + shortcut
-
-
-def named(**parts: nn.Module) -> nn.Sequential:
-    """Layers one after the other, under names of their own."""
-    return nn.Sequential(OrderedDict(parts))
 
 
 class Upsample(nn.Module):
@@ -81,16 +70,15 @@ class PlainUNet(nn.Module):
             return nn.ModuleList(Resnet(width, out, time, groups, eps) for width in channels)
 
         self.conv_in = nn.Conv2d(settings.in_channels, widths[0], 3, padding=1)
-        self.time_proj = Timesteps(widths[0])
-        self.time_embedding = named(
-            linear_1=nn.Linear(widths[0], time), act=nn.SiLU(), linear_2=nn.Linear(time, time)
-        )
+        self.time_proj = partial(waves, widths[0] // 2)
+        layers = {"linear_1": nn.Linear(widths[0], time), "act": nn.SiLU(), "linear_2": nn.Linear(time, time)}
+        self.time_embedding = nn.Sequential(OrderedDict(layers))
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         entering = widths[0]
         for place, width in enumerate(widths):
             block = nn.Module()
             block.resnets = resnets([entering], width)
-            halving = named(conv=nn.Conv2d(width, width, 3, stride=2, padding=1))
+            halving = nn.Sequential(OrderedDict(conv=nn.Conv2d(width, width, 3, stride=2, padding=1)))
             block.downsamplers = nn.ModuleList([halving] if place + 1 < len(widths) else [])
             self.down_blocks.append(block)
             entering = width

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from geomatch.dift.backends.layers import block_of, catch, token_map
 from geomatch.errors import WeightsError
 
+_SIDES = ("down_blocks", "up_blocks")
 _PARTS = {"resnets", "attentions", "downsamplers", "upsamplers"}
 
 
@@ -29,25 +30,21 @@ class Step:
     """Its input is joined with what was kept last."""
 
 
-def steps_of(unet: nn.Module) -> list[Step]:
+def steps_of(unet: Any) -> list[Step]:
     """All steps of a ``UNet2DModel``, a ``UNet2DConditionModel`` or a `PlainUNet`.
 
     Raises:
         WeightsError: for blocks of other kinds.
     """
     steps = [Step(("conv_in",), "plain", keeps=True)]
-    for name, block in _blocks(unet):
+    middle = [("mid_block", unet.mid_block)] if unet.mid_block is not None else []
+    downs, ups = ([(f"{side}.{n}", one) for n, one in enumerate(getattr(unet, side))] for side in _SIDES)
+    for name, block in (*downs, *middle, *ups):
         if not {part for part, _ in block.named_children()} <= _PARTS:
             raise WeightsError(f"{name}: blocks of the kind {type(block).__name__} are not supported")
         steps += _block_steps(name, block)
     tail = ("conv_norm_out", "conv_act", "conv_out")
     return steps + [Step((name,), "plain") for name in tail if getattr(unet, name, None) is not None]
-
-
-def _blocks(unet: Any) -> list[tuple[str, nn.Module]]:
-    middle = [("mid_block", unet.mid_block)] if unet.mid_block is not None else []
-    downs = [(f"down_blocks.{place}", block) for place, block in enumerate(unet.down_blocks)]
-    return [*downs, *middle, *((f"up_blocks.{place}", block) for place, block in enumerate(unet.up_blocks))]
 
 
 def _block_steps(name: str, block: Any) -> list[Step]:

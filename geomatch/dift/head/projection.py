@@ -24,7 +24,7 @@ from geomatch.isolation import isolated
 from geomatch.matching import add_product
 from geomatch.types import Metric, checked
 from geomatch.weights.folders import HEAD_FILES
-from geomatch.weights.tensors import filled, halved, load_tensors, save_tensors
+from geomatch.weights.tensors import filled, load_tensors, save_tensors
 
 POOLED = 4  # cells per side to which patches are averaged
 CELLS = 2**15  # of a map projected at a time, which bounds the memory
@@ -75,16 +75,6 @@ class LinearHead:
 
         return project
 
-    def on(
-        self, device: str | torch.device, dtype: torch.dtype = torch.float32
-    ) -> Callable[[Sequence[Tensor]], Tensor]:
-        """A function of the layers' maps of N patches there, each (N, C, h, w), that gives (N, K).
-
-        ``dtype`` is for networks over patches; maps are float32.
-        """
-        project = self.rows_on(device)
-        return lambda maps: project(pool_patches(maps))
-
     def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
         """A function of the layers' maps of whole images there, each (B, C, h, w): (B, K, H, W), unit length.
 
@@ -107,10 +97,11 @@ class LinearHead:
         """Write it into a folder, as float16."""
         arrays = {"mean": self.mean, "projection": self.projection}
         tensors = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
+        tensors["projection"] = tensors["projection"].half()
         values = {"kind": {"kind": "linear"}, "settings": self.settings, "training": self.training}
         metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / HEAD_FILES[self.settings.get("sampling", "patch")], halved(tensors), metadata)
+        save_tensors(folder / HEAD_FILES[self.settings.get("sampling", "patch")], tensors, metadata)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -130,14 +121,6 @@ class NetworkHead:
     def dimension(self) -> int:
         """Length of the descriptors."""
         return self.network.dimension
-
-    def on(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Callable[[Any], Tensor]:
-        """As `LinearHead.on_maps` has it; where `distilled` a function of normalised patches (N, 3, S, S)."""
-        return self.network.on(device, dtype)
-
-    def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
-        """As `LinearHead.on_maps`; the network sees the activations as they are."""
-        return self.on(device)
 
 
 KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
