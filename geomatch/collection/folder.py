@@ -56,7 +56,8 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
-    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {root.resolve()}
+    real = root.resolve()  # may itself lie below what is left out, as photographs beside their model do
+    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {real, *real.parents}
     other_masks = set()
     for path in _files(root):
         below = path.relative_to(root)
