@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
+from geomatch.colmap.cameras import known_camera
 from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
-from geomatch.colmap.known_cameras import known_camera
 from geomatch.colmap.library import database, interruptible
 from geomatch.engine import BlockTask, FailedItem, RunContext, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks

@@ -82,7 +82,9 @@ def read_correspondences(
     """
     if is_database(path) and not (features or matches):
         return sqlite.read(path)
-    features, matches = (one and (one if one.is_file() else path / one) for one in (features, matches))
+    features, matches = (
+        one and (one if one.is_file() or not path.is_dir() else path / one) for one in (features, matches)
+    )
     features = features or (path / "features.h5" if path.is_dir() else path)
     if matches or (features.is_file() and features.suffix in (".h5", ".hdf5")):
         return hloc.read(features, images, matches)
