@@ -178,8 +178,8 @@ def test_what_is_no_input(make_scene: Callable[..., Any], tmp_path: Path) -> Non
         with pytest.raises(FeaturesError, match="expected a COLMAP database, an h5 file, or a folder"):
             read_correspondences(path, tmp_path)
     for rows, says in (
-        ("0 1\n0 1 2", "3: expected two names or numbers"),
-        ("x y", "2: not a readable match"),
+        ("0 1\n0 1 2", "3: not a readable line of two names or numbers"),
+        ("x y", "2: not a readable line of two names or numbers"),
     ):
         (tmp_path / "matches.txt").write_text(f"a b\n{rows}\n")
         with pytest.raises(FeaturesError, match=f"matches.txt:{says}"):

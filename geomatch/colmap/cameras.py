@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from geomatch.cameras import Camera, camera_of, check_model, check_params, pycolmap, read_camera_file
 from geomatch.collection.correspondences import check_name
+from geomatch.collection.folder import exif_of
 from geomatch.colmap.library import database
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line, reading
-from geomatch.images import open_image, raw_size
+from geomatch.images import raw_size
 
 CameraMode = Literal["auto", "single", "per-folder", "per-image"]
 _EXIF, _MAKE, _MODEL, _FOCAL, _FOCAL_35 = 0x8769, 0x010F, 0x0110, 0x920A, 0xA405
-_NOTHING = ("",) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +135,7 @@ def _together(name: str, mode: CameraMode) -> str:
 
 def _exif(path: Path) -> tuple[str, ...]:
     """Make, model and focal lengths as far as EXIF data tell."""
-    try:
-        with open_image(path) as picture:
-            if "exif" not in picture.info and picture.format != "TIFF":
-                return _NOTHING  # Pillow would decode all of a PNG to look behind the pixels
-            tags = picture.getexif()
-            inner = tags.get_ifd(_EXIF)
-    except Exception:  # damaged tags are as good as none
-        return _NOTHING
+    tags, inner = exif_of(path, _EXIF)
     found = (tags.get(_MAKE), tags.get(_MODEL), inner.get(_FOCAL), inner.get(_FOCAL_35))
     return tuple(str(value or "").strip("\0 ") for value in found)
 

@@ -23,12 +23,10 @@ def pair_scores(path: Path) -> Iterator[tuple[str, str, int, str, int, int, floa
     found = sqlite.read(path)
     with sqlite.opened(path) as connection:
         names = dict(connection.execute("SELECT image_id, name FROM images"))
-        there = "SELECT name FROM sqlite_master WHERE name = 'two_view_geometries'"
         kinds = {}
-        if connection.execute(there).fetchone():
-            for pair, kind, rows in connection.execute(
-                "SELECT pair_id, config, rows FROM two_view_geometries"
-            ):
+        if sqlite.columns(connection, "two_view_geometries"):
+            query = "SELECT pair_id, config, rows FROM two_view_geometries"
+            for pair, kind, rows in connection.execute(query):
                 known = CONFIGURATIONS[kind] if 0 <= kind < len(CONFIGURATIONS) else str(kind)
                 kinds[tuple(names.get(one) for one in divmod(pair, PAIR_BASE))] = known, rows
     estimator = create_estimator("usac_magsac", THRESHOLD)
