@@ -89,18 +89,23 @@ def check_params(model: str, values: Sequence[float], given: object) -> None:
         raise GeomatchError(f"focal lengths must be positive, got {given!r} for {camera.params_info}")
 
 
+def read_camera_file(path: str | PathLike[str]) -> dict[int, Camera]:
+    """The cameras of COLMAP's ``cameras.txt`` by number; `GeomatchError` when it cannot be read."""
+    with reading(path, "cameras.txt of COLMAP"):
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        rows = [line for line in lines if line and not line[0].startswith("#")]
+        try:
+            return {int(r[0]): Camera(r[1], (int(r[2]), int(r[3])), tuple(map(float, r[4:]))) for r in rows}
+        except GeomatchError as error:
+            raise GeomatchError(f"{path}: {error}") from None
+
+
 def read_cameras(path: str | PathLike[str]) -> tuple[Camera, Camera]:
     """The cameras of images 0 and 1 in a file of COLMAP's ``cameras.txt``: its only one, or its two.
 
     `GeomatchError` when it cannot be read, has other lines, or none or more than two cameras.
     """
-    with reading(path, "cameras.txt of COLMAP"):
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        rows = [line for line in lines if line and not line[0].startswith("#")]
-        try:
-            made = [Camera(row[1], (int(row[2]), int(row[3])), tuple(map(float, row[4:]))) for row in rows]
-        except GeomatchError as error:
-            raise GeomatchError(f"{path}: {error}") from None
+    made = list(read_camera_file(path).values())
     if len(made) not in (1, 2):
         raise GeomatchError(f"{path}: one camera, or one for each image, is needed, got {len(made)}")
     return made[0], made[-1]

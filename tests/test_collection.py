@@ -77,6 +77,8 @@ def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
     assert find_images(tmp_path, exclude=tmp_path / "out").names == ("a.png", "b/x 1.JPG")
     every = find_images(tmp_path, exclude=tmp_path)  # the folder itself is not left out
     assert every.names[-1] == "out/d.png"
+    # nor when it lies below: `geomatch reconstruct scene/images scene`, as 3DGS and nerfstudio lay them out
+    assert find_images(tmp_path / "b", exclude=tmp_path).names == ("x 1.JPG",)
     for folder, error in (("a", "no images there"), ("none", "no such folder")):
         with pytest.raises(ImageError, match=error):
             find_images(tmp_path / folder)

@@ -129,7 +129,8 @@ def test_known_cameras_by_size_and_by_name(tmp_path: Path) -> None:
     with pytest.raises(GeomatchError, match=r"cameras 1 and 3 are 64x48, as a\.png is; say in images\.txt"):
         image_sizes(folder, names, known)
     pose = "1 0 0 0 0 0 0"
-    listed = f"# images\n1 {pose} 1 a.png\n\n2 {pose} 3 b c.png\n3.0 4.0 -1\n"
+    # as COLMAP reads it: empty lines may stand before an image, and an image's points may be an empty line
+    listed = f"# images\n\n1 {pose} 1 a.png\n\n\n2 {pose} 3 b c.png\n3.0 4.0 -1\n"
     (model / "images.txt").write_text(listed)
     by_folder = Cameras(file=model)
     export(folder, names, tmp_path / "y.db", by_folder)

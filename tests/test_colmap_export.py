@@ -129,6 +129,9 @@ def test_what_is_left_out_is_counted(make_scene: Callable[..., Any], tmp_path: P
     features[names[3]] = features[names[3]][:0]
     features["gone.png"] = features[names[0]]
     first = scene.correspondences.pairs[0]
+    one = matched(names[0], names[1], [(0, 1)])
+    with pytest.raises(FeaturesError, match=r"given twice .* different matches"):
+        scene.changed(pairs=[one, matched(names[1], names[0], [(0, 1)])]).export(tmp_path / "wrong.db")
     flipped = Matches(first.matches.indices[::-1, ::-1], first.matches.similarity)
     pairs = [first, MatchedPair(first.name1, first.name0, flipped), first]
     pairs += [matched(names[0], names[3], []), matched(names[0], "gone.png", [(0, 0)])]

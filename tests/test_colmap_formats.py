@@ -178,8 +178,8 @@ def test_what_is_no_input(make_scene: Callable[..., Any], tmp_path: Path) -> Non
         with pytest.raises(FeaturesError, match="expected a COLMAP database, an h5 file, or a folder"):
             read_correspondences(path, tmp_path)
     for rows, says in (
-        ("0 1\n0 1 2", "3: expected two names or numbers"),
-        ("x y", "2: not a readable match"),
+        ("0 1\n0 1 2", "3: not a readable line of two names or numbers"),
+        ("x y", "2: not a readable line of two names or numbers"),
     ):
         (tmp_path / "matches.txt").write_text(f"a b\n{rows}\n")
         with pytest.raises(FeaturesError, match=f"matches.txt:{says}"):
@@ -215,6 +215,18 @@ def test_commands_convert_and_check(
     assert "exists already" in capsys.readouterr().err
     assert main(["colmap", "export", images, str(tmp_path / "t"), "--from", path, "--format", "text"]) == 0
     assert (tmp_path / "t" / "matches.txt").is_file()
+    capsys.readouterr()
+    assert main(["colmap", "scores", path]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("image0,image1,matches,configuration,verified")
+    assert len(rows) == 6
+    assert all(",uncalibrated," in row for row in rows)
+    shutil.copy(path, tmp_path / "wrong.db")
+    with closing(sqlite3.connect(tmp_path / "wrong.db")) as connection, connection:
+        wrong = np.array([[0, 100_000]], np.uint32).tobytes()
+        connection.execute("UPDATE matches SET rows = 1, data = ?", (wrong,))
+    assert main(["colmap", "scores", str(tmp_path / "wrong.db")]) == 2
+    assert "matches point past the last keypoint" in capsys.readouterr().err
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE two_view_geometries SET config = 0")
     capsys.readouterr()

@@ -146,7 +146,7 @@ def _content(pair: MatchedPair, lengths: Mapping[str, int]) -> int:
         text = f"match {row} names keypoint {indices[row, side]} of {names[side]}, which has {counts[side]}"
         raise FeaturesError(f"{pair.name0} - {pair.name1}: {text}")
     ordered = indices[:, ::-1] if pair.name0 > pair.name1 else indices
-    keys = np.sort(ordered[:, 0] * (int(ordered[:, 1].max()) + 1) + ordered[:, 1])
+    keys = np.sort(ordered[:, 0] << 32 | ordered[:, 1])
     if (keys[1:] == keys[:-1]).any():
         raise FeaturesError(f"{pair.name0} - {pair.name1}: the same match is given more than once")
     return hash(keys.tobytes())

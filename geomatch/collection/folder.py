@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
@@ -16,7 +17,6 @@ UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that
 _log = logging.getLogger(__name__)
 _BLOCK = 32
 _GPS = 0x8825
-_LATITUDE, _LONGITUDE = (1, 2), (3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,6 @@ class ImageFolder:
     skipped: Mapping[str, str]
     """Files that look like images but cannot be used, and why."""
 
-    def path(self, name: str) -> Path:
-        """Path of an image."""
-        return self.root / name
-
 
 def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS) -> ImageFolder:
     """Find the images below a folder, without hidden files and folders, masks, and those below ``exclude``.
@@ -56,7 +52,8 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
-    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {root.resolve()}
+    real = root.resolve()  # may itself lie below what is left out, as photographs beside their model do
+    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {real, *real.parents}
     other_masks = set()
     for path in _files(root):
         below = path.relative_to(root)
@@ -142,16 +139,28 @@ def _examine(files: ImageFiles, positions: bool, names: Sequence[str]) -> list[P
 
 def position(path: Path) -> tuple[float, float] | None:
     """Latitude and longitude in degrees, north and east positive; None when the file does not say."""
+    _, tags = exif_of(path, _GPS)
     try:
-        with open_image(path) as picture:
-            tags = picture.getexif().get_ifd(_GPS)
-        return _degrees(tags, *_LATITUDE, "S"), _degrees(tags, *_LONGITUDE, "W")
-    except Exception:  # damaged tags are as good as none
+        return _degrees(tags, 1, "S"), _degrees(tags, 3, "W")
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 
-def _degrees(tags: dict[int, object], reference: int, value: int, negative: str) -> float:
-    degrees, minutes, seconds = (float(part) for part in tags[value])  # type: ignore[attr-defined]
+def exif_of(path: Path, part: int) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
+    """EXIF tags of an image file, and those of a part (IFD); none where they are missing or damaged."""
+    try:
+        with open_image(path) as picture:
+            stored = {"exif", "Raw profile type exif"} & picture.info.keys()
+            if not stored and picture.format != "TIFF":
+                return {}, {}  # Pillow would decode all of a PNG to look behind the pixels
+            tags = picture.getexif()
+            return tags, tags.get_ifd(part)
+    except Exception:  # whatever Pillow raises on damaged tags
+        return {}, {}
+
+
+def _degrees(tags: Mapping[int, Any], reference: int, negative: str) -> float:
+    degrees, minutes, seconds = (float(part) for part in tags[reference + 1])
     angle = degrees + minutes / 60 + seconds / 3600
     if not abs(angle) <= 180:
         raise ValueError("no angle")

@@ -101,7 +101,7 @@ def _apply(
         yield from _listed(Path(value), set(names), remarks)
     elif kind == "gps":
         if positions is None:
-            positions = {n: found for n in names if (found := position(folder.path(n))) is not None}
+            positions = {n: found for n in names if (found := position(folder.root / n)) is not None}
         yield from _nearby(names, positions, int(value or NEIGHBOURS), remarks)
     else:
         if nearest is None:

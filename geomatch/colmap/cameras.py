@@ -1,4 +1,4 @@
-"""Cameras and images of a database, made by COLMAP from the files."""
+"""Cameras and images of a database, made by COLMAP from the files, or of a calibration in its files."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from geomatch.cameras import camera_of, check_model, check_params, pycolmap
+from geomatch.cameras import Camera, camera_of, check_model, check_params, pycolmap, read_camera_file
 from geomatch.collection.correspondences import check_name
-from geomatch.colmap.known_cameras import assign_cameras, known_camera, read_known_cameras
+from geomatch.collection.folder import exif_of
 from geomatch.colmap.library import database
-from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
-from geomatch.images import open_image, raw_size
+from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line, reading
+from geomatch.images import raw_size
 
 CameraMode = Literal["auto", "single", "per-folder", "per-image"]
 _EXIF, _MAKE, _MODEL, _FOCAL, _FOCAL_35 = 0x8769, 0x010F, 0x0110, 0x920A, 0xA405
-_NOTHING = ("",) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def check_cameras(cameras: Cameras) -> None:
     if cameras.file is not None:
         if cameras != Cameras(file=cameras.file):
             raise GeomatchError(f"{cameras.file} has the cameras; leave out mode, model and parameters")
-        read_known_cameras(cameras.file)
+        _known_cameras(cameras.file)
     check_model(cameras.model)
     if not cameras.params:
         return
@@ -80,7 +79,7 @@ def image_sizes(
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     if cameras.file:
-        assign_cameras(cameras.file, sizes)
+        _assigned(cameras.file, sizes)
     return sizes, skipped
 
 
@@ -90,7 +89,7 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
     COLMAP leaves out silently what it cannot read.
     """
     library, mode = pycolmap(), cameras.mode
-    known = assign_cameras(cameras.file, sizes) if cameras.file else {}
+    known = _assigned(cameras.file, sizes) if cameras.file else {}
     with database(str(path)) as opened:
         stored = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         present = {image.name: stored[image.camera_id] for image in opened.read_all_images()}
@@ -136,13 +135,59 @@ def _together(name: str, mode: CameraMode) -> str:
 
 def _exif(path: Path) -> tuple[str, ...]:
     """Make, model and focal lengths as far as EXIF data tell."""
-    try:
-        with open_image(path) as picture:
-            if "exif" not in picture.info and picture.format != "TIFF":
-                return _NOTHING  # Pillow would decode all of a PNG to look behind the pixels
-            tags = picture.getexif()
-            inner = tags.get_ifd(_EXIF)
-    except Exception:  # damaged tags are as good as none
-        return _NOTHING
+    tags, inner = exif_of(path, _EXIF)
     found = (tags.get(_MAKE), tags.get(_MODEL), inner.get(_FOCAL), inner.get(_FOCAL_35))
     return tuple(str(value or "").strip("\0 ") for value in found)
+
+
+def known_camera(camera: Any) -> Camera | None:
+    """Convert pycolmap's camera of a database; None unless its focal length is known and it sees planes."""
+    return _converted(camera) if camera.has_prior_focal_length and not camera.is_spherical() else None
+
+
+def _converted(camera: Any) -> Camera:
+    return Camera(camera.model_name, (camera.width, camera.height), tuple(camera.params))
+
+
+def _known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
+    """The cameras of a COLMAP model by number, and the number of each image's camera by name.
+
+    ``file`` is the model's folder, or a ``cameras.txt``, perhaps with ``images.txt`` beside it. Raises
+    GeomatchError when it cannot be read.
+    """
+    text = file / "cameras.txt" if file.is_dir() else file
+    images, numbers = text.with_name("images.txt"), {}
+    with reading(file, "model or cameras.txt of COLMAP"):
+        if not text.is_file():
+            model = pycolmap().Reconstruction(str(file))
+            numbers = {image.name: image.camera_id for image in model.images.values()}
+            return {number: _converted(camera) for number, camera in model.cameras.items()}, numbers
+        lines = iter(images.read_text(encoding="utf-8").splitlines() if images.is_file() else ())
+        for line in lines:
+            if line.strip() and not line.startswith("#"):
+                row = line.strip().split(maxsplit=9)
+                numbers[row[9]] = int(row[8])
+                next(lines, None)  # the line of its points, which may be empty
+        return read_camera_file(text), numbers
+
+
+def _assigned(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:
+    """The camera of each image by its name in the model, else the only one of its (width, height).
+
+    Raises GeomatchError for images that get none, or could get several.
+    """
+    cameras, numbers = _known_cameras(file)
+    assigned, lacking = {}, []
+    for name, size in sizes.items():
+        fitting = [n for n, camera in cameras.items() if camera.size == size and n == numbers.get(name, n)]
+        if len(fitting) > 1:
+            text = f"{file}: cameras {fitting[0]} and {fitting[1]} are {size[0]}x{size[1]}, as {name} is"
+            raise GeomatchError(f"{text}; say in images.txt beside it which image has which")
+        if fitting:
+            assigned[name] = cameras[fitting[0]]
+        else:
+            lacking.append(f"{name} ({size[0]}x{size[1]})")
+    if lacking:
+        some = ", ".join(lacking[:3]) + ", ..." * (len(lacking) > 3)
+        raise GeomatchError(f"{file}: has no camera of the size of {len(lacking)} images: {some}")
+    return assigned

@@ -72,14 +72,18 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             raise GeomatchError(f"{path} {text}") from error
 
 
+def columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Names of a table's columns; none when there is no such table."""
+    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
 def beyond_correspondences(path: Path) -> str:
     """What a database has besides keypoints and matches, table by table, with numbers of rows."""
     tables = ("cameras", "rigs", "frames", "pose_priors", "descriptors", "two_view_geometries")
     with opened(path) as connection:
-        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        queries = {one: f"SELECT count(*) FROM {one}" for one in tables if one in there}
-        rows = {one: connection.execute(query).fetchone()[0] for one, query in queries.items()}
-    return ", ".join(f"{number} {one.replace('_', ' ')}" for one, number in rows.items() if number)
+        there = [one for one in tables if columns(connection, one)]
+        rows = [connection.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in there]
+    return ", ".join(f"{n} {one.replace('_', ' ')}" for one, n in zip(there, rows, strict=True) if n)
 
 
 def read(path: Path) -> Correspondences:

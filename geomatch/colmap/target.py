@@ -91,15 +91,13 @@ def replaced(path: Path, extend: bool, space: DiskSpace) -> Iterator[Path]:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    taken = f"{path} was made by another program meanwhile; it stays as it is, give another name"
     try:
         os.link(temporary, path)  # unlike a renaming, fails where there is something
-    except FileExistsError as error:
-        raise GeomatchError(taken) from error
-    except OSError as error:  # a file system without links
+    except OSError as error:
         if path.exists():
-            raise GeomatchError(taken) from error
-        os.replace(temporary, path)
+            text = f"{path} was made by another program meanwhile"
+            raise GeomatchError(f"{text}; it stays as it is, give another name") from error
+        os.replace(temporary, path)  # a file system without links
 
 
 def _settle(path: Path) -> None:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
+from geomatch.colmap.cameras import known_camera
 from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
-from geomatch.colmap.known_cameras import known_camera
 from geomatch.colmap.library import database, interruptible
 from geomatch.engine import BlockTask, FailedItem, RunContext, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
@@ -89,10 +89,6 @@ def verify_with_ours(path: Path, work: Work) -> None:
             raise GeomatchError("pairs could not be verified: " + "; ".join(grouped(failed)))
 
 
-def _verify(block: "Sequence[_Pair]") -> list[Found | FailedItem]:
-    return [_estimate(pair) for pair in block]
-
-
 class _Pair(NamedTuple):
     """Matched points of two images, in our coordinates; where a focal length is known, without distortion.
 
@@ -105,15 +101,18 @@ class _Pair(NamedTuple):
     calibrations: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 
 
-def _estimate(pair: _Pair) -> Found:
-    points0, points1 = pair.points
-    seen = np.asarray(np.isfinite(points0 + points1).all(axis=1))
-    found = estimate_two_view(points0[seen], points1[seen], *pair.sizes, *pair.calibrations)
-    if not found:
-        return found
-    inliers = np.zeros(len(seen), np.bool_)
-    inliers[seen] = found.inliers
-    return replace(found, inliers=inliers)
+def _verify(block: Sequence[_Pair]) -> list[Found | FailedItem]:
+    results: list[Found | FailedItem] = []
+    for pair in block:
+        points0, points1 = pair.points
+        seen = np.asarray(np.isfinite(points0 + points1).all(axis=1))
+        found = estimate_two_view(points0[seen], points1[seen], *pair.sizes, *pair.calibrations)
+        if found:
+            inliers = seen.copy()
+            inliers[seen] = found.inliers
+            found = replace(found, inliers=inliers)
+        results.append(found)
+    return results
 
 
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
@@ -134,21 +133,18 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     """Convert a geometry in our pixels, estimated from matches (M, 2), to pycolmap's object."""
-    library = pycolmap()
-    kinds = library.TwoViewGeometryConfiguration
-    geometry = library.TwoViewGeometry()
+    geometry = pycolmap().TwoViewGeometry()
     if not found:
-        geometry.config = int(kinds.WATERMARK if found.watermark else kinds.DEGENERATE)
+        geometry.config = CONFIGURATIONS.index("watermark" if found.watermark else "degenerate")
         return geometry
     if found.config == "planar":
-        # a plane, or a camera that only turned: without poses COLMAP itself does not say which
-        geometry.config = int(kinds.PLANAR_OR_PANORAMIC)
         geometry.H = conventions.homography_to_colmap(found.matrix)
     elif found.config == "calibrated":
-        geometry.config = int(kinds.CALIBRATED)
         geometry.E = found.matrix
     else:
-        geometry.config = int(kinds.UNCALIBRATED)
         geometry.F = conventions.fundamental_to_colmap(found.matrix)
+    # a plane, or a camera that only turned: without poses COLMAP itself does not say which
+    kind = "planar or panoramic" if found.config == "planar" else found.config
+    geometry.config = CONFIGURATIONS.index(kind)
     geometry.inlier_matches = indices[found.inliers].astype(np.uint32)
     return geometry

@@ -19,9 +19,8 @@ from geomatch.colmap.doctor.rows import (
     check_descriptors,
     check_keypoints,
     check_pairs,
-    columns,
 )
-from geomatch.colmap.sqlite import opened
+from geomatch.colmap.sqlite import columns, opened
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.images import raw_size
 

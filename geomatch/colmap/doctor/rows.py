@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
+from geomatch.colmap.sqlite import columns
 
 Array = NDArray[Any]
 Severity = Literal["error", "warning", "note"]
@@ -28,11 +29,6 @@ class Photo(NamedTuple):
 
     name: str
     size: tuple[int, int] | None
-
-
-def columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    """Names of a table's columns; none when there is no such table."""
-    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
 
 
 def _decoded(add: Tell, what: str, label: str, rows: Any, cols: Any, data: Any) -> Array | None:

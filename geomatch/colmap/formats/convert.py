@@ -82,7 +82,9 @@ def read_correspondences(
     """
     if is_database(path) and not (features or matches):
         return sqlite.read(path)
-    features, matches = (one and (one if one.is_file() else path / one) for one in (features, matches))
+    features, matches = (
+        one and (one if one.is_file() or not path.is_dir() else path / one) for one in (features, matches)
+    )
     features = features or (path / "features.h5" if path.is_dir() else path)
     if matches or (features.is_file() and features.suffix in (".h5", ".hdf5")):
         return hloc.read(features, images, matches)
@@ -171,13 +173,13 @@ def _listed(path: Path) -> Iterator[MatchedPair]:
         for blank, lines in groupby(enumerate(file, 1), lambda entry: not entry[1].strip()):
             if blank:
                 continue
-            found = [(f"{path}:{number}", line.split()) for number, line in lines]
-            for place, parts in found:
-                if len(parts) != 2:
-                    raise FeaturesError(f"{place}: expected two names or numbers, got {' '.join(parts)!r}")
-            rows = []
-            for place, parts in found[1:]:
-                with reading(place, "match", FeaturesError):
-                    rows.append([int(part) for part in parts])
-            (name0, name1), indices = found[0][1], np.array(rows, np.int64).reshape(-1, 2)
-            yield MatchedPair(name0, name1, Matches(indices, np.ones(len(rows), np.float32)))
+            names, rows = [], []
+            for number, line in lines:
+                with reading(f"{path}:{number}", "line of two names or numbers", FeaturesError):
+                    first, second = line.split()
+                    if names:
+                        rows.append((int(first), int(second)))
+                    else:
+                        names = [first, second]
+            indices = np.array(rows, np.int64).reshape(-1, 2)
+            yield MatchedPair(*names, Matches(indices, np.ones(len(rows), np.float32)))
