@@ -295,6 +295,18 @@ def test_files_that_are_no_weights(
     assert len(capsys.readouterr().err.splitlines()) <= 3
 
 
+def test_folders_of_a_hub_cache(small_sd: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    snapshot = copied(small_sd, repository / "snapshots" / "abc")
+    assert model_folder(str(repository)) == snapshot
+    (repository / "snapshots" / "def").mkdir()
+    with pytest.raises(WeightsError, match="2 snapshots; give the folder of one"):
+        model_folder(str(repository))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    assert model_folder(str(repository)) == snapshot
+
+
 def test_a_file_that_changes(small_sd: Path, tmp_path: Path) -> None:
     file = as_file(small_sd, tmp_path / "one" / "model.safetensors", "sd1")
     folder, config = single_file_folder(file), DIFTConfig(str(file))

@@ -32,7 +32,7 @@ def model_folder(
         return Path(str(importlib.resources.files("geomatch.weights") / model))
     path = user_path(model)
     if model and path.exists():
-        path = path if path.is_dir() else single_file_folder(path)
+        path = _snapshot(path) if path.is_dir() else single_file_folder(path)
         missing = missing_files(path, own_unet)
         if missing:
             raise WeightsError(f"{path}: {missing[0]}; `geomatch models check {path}` says what there is")
@@ -63,13 +63,25 @@ def outline_folder(model: str, revision: str | None = None) -> Path:
     """A folder with at least the configurations of a model, which are all that is fetched from the hub."""
     path = user_path(model)
     if path.exists() or not is_hub_id(model):
-        return path if path.is_dir() else model_folder(model, revision)
+        return _snapshot(path) if path.is_dir() else model_folder(model, revision)
 
     def missing(folder: Path) -> list[str]:
         config = network_folder(folder) / "config.json"
         return [] if config.is_file() else [f"{config.relative_to(folder)} is missing"]
 
     return hub_folder(model, revision, [SMALL], missing, way_out=_way_out(model))
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot in a repository's folder of the hub's cache; other folders are given back as they are."""
+    if not (folder / "snapshots").is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    every = [path.name for path in (folder / "snapshots").iterdir()]
+    names = [main.read_text(encoding="utf-8").strip()] if main.is_file() else every
+    if len(names) != 1:
+        raise WeightsError(f"{folder}: no refs/main and {len(names)} snapshots; give the folder of one")
+    return folder / "snapshots" / names[0]
 
 
 def text_encoder_folder(
