@@ -4,8 +4,8 @@ import hashlib
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ EXACT_BYTES = 4e9
 _CLIP = "openai/clip-vit-large-patch14"  # OpenCLIP's tokenizer only pads differently
 _VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model", "tokenizer.model")
 _log = logging.getLogger(__name__)
-_one = Lock()  # of prompts that are encoded: transformers patches torch while it loads
+_one = Lock()  # of prompts that are encoded, since settings of libraries are changed meanwhile
 _WORDS = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
@@ -91,7 +91,7 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
     for end in encoders:
         for file in (*folder.glob(f"text_encoder{end}/*"), *folder.glob(f"tokenizer{end}/*")):
             check_file(file)
-    with reading(folder, "set of text encoders", WeightsError), _one:
+    with reading(folder, "set of text encoders", WeightsError), _silent():
         tensors = _encoded(getattr(diffusers, name), encoders, family.encoded, folder, prompt)
     with suppress(OSError):  # a read-only folder: it is computed again next time
         path.parent.mkdir(exist_ok=True)
@@ -169,6 +169,27 @@ def _encoder(kind: Any, home: Path) -> Any:
     for parameter in loaded.parameters():  # sums depend on where in a mapped file the numbers begin
         parameter.data = parameter.data.clone()
     return loaded.eval()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The bars of transformers, one for every encoder that is loaded, and its advice are not shown."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as theirs
+
+    with _one:
+        shown, hub_hidden = theirs.is_progress_bar_enabled(), are_progress_bars_disabled()
+        level = theirs.get_verbosity()
+        theirs.disable_progress_bar()
+        theirs.set_verbosity_error()
+        try:
+            yield
+        finally:
+            theirs.set_verbosity(level)
+            if shown:
+                theirs.enable_progress_bar()
+            if hub_hidden:
+                disable_progress_bars()
 
 
 def _path(folder: Path, prompt: str) -> Path:
