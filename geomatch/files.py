@@ -38,16 +38,17 @@ def _beside(path: Path) -> Path:
     What killed processes left there is removed: of this machine at once, of others when it is a week old.
     """
     _sweep(path.parent.absolute())
-    return path.parent / f"{_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    owner = f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}"
+    return path.parent / f"{_PREFIX}{owner}-{secrets.token_hex(4)}{path.suffix}"
 
 
 @cache  # once per process and folder
 def _sweep(folder: Path) -> None:
-    for path in folder.glob(f"{_PREFIX}*-*-*"):
-        machine, pid, _ = path.name.removeprefix(_PREFIX).split("-")
+    for path in folder.glob(f"{_PREFIX}*-*-*-*"):
+        machine, pid, start = path.name.removeprefix(_PREFIX).split("-")[:3]
         with suppress(OSError, ValueError):  # another's, removed meanwhile, or no name of ours
             week = time.time() - path.lstat().st_mtime > 7 * 24 * 3600
-            if not _runs(int(pid)) if machine == _machine() else week:
+            if not _runs(int(pid), start) if machine == _machine() else week:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -60,12 +61,19 @@ def _machine() -> str:
     return digest_of(parts)[:8]
 
 
-def _runs(pid: int) -> bool:
+def _start_of(pid: int) -> str:
+    """When a process began, since numbers are given again; empty where the system does not say."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _runs(pid: int, start: str) -> bool:
     try:
         os.kill(pid, 0)
     except OSError as error:
         return not isinstance(error, ProcessLookupError)  # of another user
-    return True
+    return _start_of(pid) == start
 
 
 @contextmanager

@@ -67,14 +67,15 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_no_living_ones_fi
         dead.kill()
         dead.wait()
         (own,) = {name.split("-")[1] for name in os.listdir(tmp_path)}
-        for name in ("01234567-1-old.txt", "01234567-1-new.txt"):  # another machine's
+        # another machine's, old and new, and this one's, with a number that was given again
+        for name in ("01234567-1-1-old.txt", "01234567-1-1-new.txt", f"{own}-{os.getpid()}-1-again.txt"):
             (tmp_path / f".geomatch-{name}").write_text("half")
-        os.utime(tmp_path / ".geomatch-01234567-1-old.txt", (0, 0))
+        os.utime(tmp_path / ".geomatch-01234567-1-1-old.txt", (0, 0))
         (tmp_path / ".geomatch-notes").write_text("not ours")
         with replacing(tmp_path / "d.txt") as file:
             assert file.name.startswith(f".geomatch-{own}-{os.getpid()}-")
         left = sorted(os.listdir(tmp_path))
-        kept = [".geomatch-01234567-1-new.txt", ".geomatch-notes", "d.txt"]
+        kept = [".geomatch-01234567-1-1-new.txt", ".geomatch-notes", "d.txt"]
         assert [name for name in left if f"-{living.pid}-" not in name] == kept
         assert len(left) == len(kept) + 2
     finally:
