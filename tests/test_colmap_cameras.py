@@ -99,6 +99,11 @@ def test_a_folder_s_images_take_its_camera_when_they_come_later(tmp_path: Path) 
     export(folder, ["a/2.png", "b/2.png", "c/1.png"], path, Cameras("per-folder"), extend=True)
     pairs = [{"a/1.png", "a/2.png"}, {"b/1.png", "b/2.png"}, {"c/1.png"}]
     assert groups(path) == {frozenset(group) for group in pairs}
+    # a model or parameters that their camera does not have would be dropped without a word
+    photograph(folder / "a/3.png", (64, 48))
+    for other in Cameras("per-folder", "OPENCV"), Cameras("per-folder", params="50,32,24,0.1"):
+        with pytest.raises(GeomatchError, match="one of another model or with other parameters"):
+            export(folder, ["a/3.png"], path, other, extend=True)
 
 
 KNOWN = (
