@@ -1,5 +1,6 @@
 """A folder of photographs: names, cached results, users' describers."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def matches_of(result: CollectionResult) -> list[Any]:
     return [(pair.name0, pair.name1, pair.matches) for pair in result.correspondences.pairs]
 
 
-def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
+def test_images_are_found_by_colmaps_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b/x 1.JPG", "a.png", ".hidden/c.png", "out/d.png", "a/y.txt"):
         write((tmp_path / name).with_suffix(".png"), np.zeros((4, 4), np.uint8))
         (tmp_path / name).with_suffix(".png").rename(tmp_path / name)
@@ -84,6 +85,15 @@ def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
             find_images(tmp_path / folder)
     (tmp_path / "two\nlines.png").write_bytes(b"x")
     PILImage.new("RGB", (8, 8)).save(tmp_path / "b.webp")
+
+    def scandir(path: Any, listed: Any = os.scandir) -> Any:  # as for users who are not root
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        assert find_images(tmp_path).skipped["b"] == "the folder cannot be read (Permission denied)"
     assert find_images(tmp_path).skipped == {
         "two\nlines.png": "its name holds a line break",
         "b.webp": "COLMAP does not read this format; convert it to JPEG or PNG",

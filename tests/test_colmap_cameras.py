@@ -14,10 +14,10 @@ from geomatch.collection import Correspondences
 from geomatch.colmap import Cameras, export_database
 from geomatch.colmap.cameras import check_cameras, image_sizes
 from geomatch.colmap.library import database
-from geomatch.colmap.verification import verify_with_ours
+from geomatch.colmap.verification import _Pair, _verify, verify_with_ours
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import GeomatchError
-from geomatch.types import Features
+from geomatch.types import Features, TwoViewGeometry
 
 QUIET = RunContext(engine=LocalEngine(1), progress=False)
 A, B = ("Maker", "One", 35), ("Maker", "Two", 35)
@@ -99,6 +99,11 @@ def test_a_folder_s_images_take_its_camera_when_they_come_later(tmp_path: Path) 
     export(folder, ["a/2.png", "b/2.png", "c/1.png"], path, Cameras("per-folder"), extend=True)
     pairs = [{"a/1.png", "a/2.png"}, {"b/1.png", "b/2.png"}, {"c/1.png"}]
     assert groups(path) == {frozenset(group) for group in pairs}
+    # a model or parameters that their camera does not have would be dropped without a word
+    photograph(folder / "a/3.png", (64, 48))
+    for other in Cameras("per-folder", "OPENCV"), Cameras("per-folder", params="50,32,24,0.1"):
+        with pytest.raises(GeomatchError, match="one of another model or with other parameters"):
+            export(folder, ["a/3.png"], path, other, extend=True)
 
 
 KNOWN = (
@@ -216,3 +221,15 @@ def test_own_geometry_sees_through_distortion(
     truth = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ turn
     cosine = abs((found.E * truth).sum()) / np.linalg.norm(found.E) / np.linalg.norm(truth)
     assert np.degrees(np.arccos(min(cosine, 1))) < 0.5
+
+
+def test_a_caption_beside_points_without_a_ray(rng: np.random.Generator) -> None:
+    """Both leave matches out, and the mask of one must not be taken for that of all."""
+    points0 = rng.uniform((20, 20), (620, 380), (100, 2))
+    points1 = points0 * [1.05, 0.97] + [25, -8]
+    caption = np.column_stack([np.linspace(100, 500, 30), np.full(30, 470)])
+    lost = np.full((5, 2), np.nan)
+    both = np.vstack([lost, points0, caption]), np.vstack([lost, points1, caption])
+    (found,) = _verify([_Pair(7, both, ((640, 480), (640, 480)), (None, None))])
+    assert isinstance(found, TwoViewGeometry)
+    assert np.flatnonzero(found.inliers).tolist() == list(range(5, 105))

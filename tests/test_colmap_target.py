@@ -1,5 +1,6 @@
 """The file of a database: whole or not at all, and never in place of something else."""
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -178,3 +179,6 @@ def test_what_cannot_be_written_is_said_before_the_matching(
         target, *options = arguments
         assert main(["colmap", "export", str(scene.folder), str(tmp_path / target), *options]) == 2
         assert words in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK)
+    assert main(["colmap", "export", str(scene.folder), str(tmp_path / "out.db")]) == 2
+    assert f"{tmp_path}: nothing can be written to this folder" in capsys.readouterr().err

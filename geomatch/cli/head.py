@@ -36,7 +36,7 @@ def fit(descriptor: str, images: Path, out: Path, dimension: int, views: int) ->
 
     config = changed_config(dift_config(descriptor))
     found = find_images(images, exclude=out)
-    paths = [found.path(name) for name in found.names]
+    paths = [found.root / name for name in found.names]
     for name, reason in found.skipped.items():
         click.echo(f"skipped     {name}: {reason}", err=True)
     fitted = fit_on_images(config, paths, out / "work", dimension, views, config.seed)

@@ -39,7 +39,7 @@ class ImageFolder:
     names: tuple[str, ...]
     """Paths below the root with ``/``, sorted."""
     skipped: Mapping[str, str]
-    """Files that look like images but cannot be used, and why."""
+    """Files that look like images but cannot be used, and folders that cannot be read, and why."""
 
 
 def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS) -> ImageFolder:
@@ -51,11 +51,11 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     """
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
-    names, skipped = [], {}
+    names, skipped = list[str](), dict[str, str]()
     real = root.resolve()  # may itself lie below what is left out, as photographs beside their model do
     left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {real, *real.parents}
     other_masks = set()
-    for path in _files(root):
+    for path in _files(root, skipped):
         below = path.relative_to(root)
         if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE:
             continue
@@ -80,10 +80,17 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     return ImageFolder(root, tuple(sorted(names)), skipped)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All files below, each folder once, so that links in circles end; by its own name, if that is below."""
+def _files(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
+    """All files below, each folder once, so that links in circles end; by its own name, if that is below.
+
+    Folders that cannot be read are put to the ``skipped`` ones, with the reason.
+    """
+
+    def skip(error: OSError) -> None:
+        skipped[os.path.relpath(error.filename, root)] = f"the folder cannot be read ({error.strerror})"
+
     top, seen = root.resolve(), set[Path]()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=skip, followlinks=True):
         path = Path(folder)
         real = path.resolve()
         if real in seen or (path != root and path.is_symlink() and real.is_relative_to(top)):

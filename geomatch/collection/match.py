@@ -27,7 +27,6 @@ from geomatch.provenance import cache_key, record
 from geomatch.store import Manifest
 
 ROUNDS = 3  # times that features are extracted, if they turn out damaged while pairs are matched
-STORE = Path("geomatch-store")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -70,7 +69,7 @@ def match_collection(
     """
     parts = detector, describer = extraction.parts(context.device, matching.matcher)
     matching = matching.settled(traits_of(describer), context.device)
-    store = context.store_at(STORE)
+    store = context.store_at(Path("geomatch-store"))
     dense = dense_twin(describer)
     settings = {
         "detector": record(detector),

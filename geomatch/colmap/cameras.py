@@ -99,23 +99,25 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
 
     shared, groups = defaultdict[Any, set[int]](set), defaultdict[Any, list[str]](list)
     given = tuple(float(value) for value in cameras.params.split(",")) if cameras.params else None
-    asked = mode == "auto" and not known and (given is not None or cameras.model != CAMERAS.model)
+    asked = not known and (given is not None or cameras.model != CAMERAS.model)
     for name, one in present.items():
         key: Any = known_camera(one) if known else like(name, (one.width, one.height))
-        if asked:  # only one that a new one would repeat
-            key = key, one.model_name, given and tuple(one.params)
         shared[key].add(one.camera_id)
+
+    def fits(one: Any) -> bool:  # a new one would repeat it
+        return not asked or (one.model_name == cameras.model and given in (None, tuple(one.params)))
+
     for name in [name for name in sizes if name not in present]:
         groups[known.get(name) or like(name, sizes[name])].append(name)
     for key, members in groups.items():
-        model, params, own = cameras.model, cameras.params, shared[key]
+        model, params, there = cameras.model, cameras.params, shared[key]
+        own = {number for number in there if fits(stored[number])}
         if known:
             model, params = key.model, ",".join(map(repr, key.params))
-        elif asked:
-            own = shared[key, model, given]
-        elif len(own) > 1 and mode != "auto":
-            text = f"camera mode {mode}: images that share one with {members[0]} have {len(own)}"
-            raise GeomatchError(f"{text} in the database; use 'auto' or 'per-image'")
+        elif mode != "auto" and (len(there) > 1 or own != there):
+            text = f"{len(there)}" if len(there) > 1 else "one of another model or with other parameters"
+            text = f"camera mode {mode}: images that share one with {members[0]} have {text} in the database"
+            raise GeomatchError(f"{text}; use 'auto' or 'per-image'")
         options = library.ImageReaderOptions()
         options.camera_model, options.camera_params = model, params
         if len(own) == 1 or (own and known):

@@ -44,6 +44,8 @@ def check_target(path: Path, extend: bool) -> None:
         raise GeomatchError(f"{path} exists already; give another name, or extend it (--extend)")
     if not path.parent.is_dir():
         raise OSError(f"{path.parent}: no such folder for the database")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise OSError(f"{path.resolve().parent}: nothing can be written to this folder; name another one")
     if path.exists():
         with _held(path):
             pass

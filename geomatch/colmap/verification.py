@@ -110,7 +110,7 @@ def _verify(block: Sequence[_Pair]) -> list[Found | FailedItem]:
         if found:
             inliers = seen.copy()
             inliers[seen] = found.inliers
-            found = replace(found, inliers=inliers)
+            found = replace(found, inliers=inliers, watermark=None)  # which nothing here asks for
         results.append(found)
     return results
 

@@ -173,7 +173,7 @@ def _listed(path: Path) -> Iterator[MatchedPair]:
         for blank, lines in groupby(enumerate(file, 1), lambda entry: not entry[1].strip()):
             if blank:
                 continue
-            names, rows = [], []
+            names, rows = list[str](), list[tuple[int, int]]()
             for number, line in lines:
                 with reading(f"{path}:{number}", "line of two names or numbers", FeaturesError):
                     first, second = line.split()
@@ -182,4 +182,4 @@ def _listed(path: Path) -> Iterator[MatchedPair]:
                     else:
                         names = [first, second]
             indices = np.array(rows, np.int64).reshape(-1, 2)
-            yield MatchedPair(*names, Matches(indices, np.ones(len(rows), np.float32)))
+            yield MatchedPair(names[0], names[1], Matches(indices, np.ones(len(rows), np.float32)))
