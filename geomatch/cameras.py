@@ -95,9 +95,12 @@ def read_camera_file(path: str | PathLike[str]) -> dict[int, Camera]:
         lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
         rows = [line for line in lines if line and not line[0].startswith("#")]
         try:
-            return {int(r[0]): Camera(r[1], (int(r[2]), int(r[3])), tuple(map(float, r[4:]))) for r in rows}
+            made = {int(r[0]): Camera(r[1], (int(r[2]), int(r[3])), tuple(map(float, r[4:]))) for r in rows}
         except GeomatchError as error:
             raise GeomatchError(f"{path}: {error}") from None
+        if len(made) < len(rows):
+            raise ValueError("two of its cameras have one number")
+        return made
 
 
 def read_cameras(path: str | PathLike[str]) -> tuple[Camera, Camera]:

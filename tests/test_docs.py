@@ -8,7 +8,7 @@ import pydoc
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from layout import PACKAGES, ROOT
 
 import geomatch
+from geomatch.benchmarks.methods.strings import create_dense_method
 from geomatch.cli import main
 from geomatch.demo import BundledPair
 from geomatch.dift import PRESETS
@@ -121,7 +122,7 @@ def workplace(
 
 
 @pytest.fixture
-def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """Everything small: the bundled pair, what presets look at, views; one worker, and no charts."""
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workplace.folder / "hub"))
@@ -134,7 +135,8 @@ def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
         if config.sampling == "dense":
             small = (128, 128) if isinstance(size, tuple) else 128
             monkeypatch.setitem(PRESETS, name, replace(config, image_size=small))
-    return workplace
+    yield workplace
+    create_dense_method.cache_clear()  # other tests want the presets as they are
 
 
 @pytest.mark.parametrize(("number", "place"), LINES)
