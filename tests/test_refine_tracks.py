@@ -213,7 +213,11 @@ def test_noise_moves_nothing(scene: Scene, tmp_path: Path) -> None:
 def test_bad_input_is_told(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"1\.png"):
         refine_tracks(scene.disturbed(), tmp_path)
+    for number in range(2, VIEWS + 1):
+        (tmp_path / f"{number}.png").symlink_to(scene.folder / f"{number}.png")
+    assert refine_tracks(scene.disturbed(), tmp_path).refined  # those of the images that are there
     for number in range(1, VIEWS + 1):
+        (tmp_path / f"{number}.png").unlink(missing_ok=True)
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((60, 80), np.uint8))
     with pytest.raises(GeomatchError, match="320x240 pixels, this file 80x60"):
         refine_tracks(scene.disturbed(), tmp_path)

@@ -6,6 +6,7 @@ track, seen frontally and at a middling scale, is its reference; its window is f
 images. Whatever place of the surface the reference shows, the others then show the same.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,13 @@ from tqdm import tqdm
 from geomatch.cameras import pycolmap
 from geomatch.colmap.conventions import from_colmap, to_colmap
 from geomatch.colmap.library import interruptible
-from geomatch.errors import GeomatchError, first_line
+from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.images import load_image
 from geomatch.reconstruction.models import summarise_model
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
 
 Rows = NDArray[np.int64]
+_log = logging.getLogger(__name__)
 _STEP = 4.0  # pixels over which the shape of a window is taken
 _LARGEST = 3.0  # pixels of the other image for one of the reference: with more, some go unseen
 _MAX_SHIFT = 3.0  # pixels off the model's place, and off the observation before
@@ -89,8 +91,8 @@ def refine_tracks(
     Poses and cameras of ``known``, another reconstruction with the same ids, stay; or else ``priors``,
     ``pycolmap.PosePrior`` of images, hold the model in their frame; without either, two cameras do.
 
-    Raises ImageError for images that cannot be read; GeomatchError for images of another size than the
-    model's, and when COLMAP cannot adjust it.
+    Observations in images that cannot be read stay where they are. Raises ImageError when none can be read;
+    GeomatchError for images of another size than the model's, and when COLMAP cannot adjust it.
     """
     model.update_point_3d_errors()
     before = summarise_model(model)
@@ -101,13 +103,23 @@ def refine_tracks(
     windows, usable = np.zeros((len(points), SIDE**2), np.uint8), np.zeros(len(points), np.bool_)
     moved, rejected, shown, steps = [np.zeros(0)], 0, None if progress else True, 2 * len(views)
     with tqdm(total=steps, desc="refinement", unit="image", disable=shown) as bar:
+        readable, unread = list[_View](), list[ImageError]()
         for view in views:
-            image, own = view.read(images), view.own[reference[track[view.own]] == view.own]
+            try:
+                image, own = view.read(images), view.own[reference[track[view.own]] == view.own]
+            except ImageError as error:
+                unread.append(error)
+                continue
+            readable.append(view)
             middles, shapes = from_colmap(places[own]), np.tile(np.eye(2), (len(own), 1, 1))
             windows[track[own]] = np.clip(np.rint(cut_windows(image, middles, shapes)), 0, 255)
             usable[track[own]] = windows_inside(image, middles, shapes)
             bar.update()
-        for view in views:
+        if unread:
+            if not readable:
+                raise unread[0]
+            _log.warning("not refined: %d images, such as %s", len(unread), unread[0])
+        for view in readable:
             image, own = view.read(images), view.own[reference[track[view.own]] != view.own]
             own = own[usable[track[own]]]
             found, agrees = _aligned(view, image, corners[track[own]], windows[track[own]], places[own])
@@ -207,6 +219,9 @@ def _adjust(model: Any, holding: tuple[Any, bool, Sequence[Any]], scale: float) 
         if known is not None and image_id in known.images and known.images[image_id].has_pose:
             config.set_constant_rig_from_world_pose(model.images[image_id].frame_id)
             config.set_constant_cam_intrinsics(model.images[image_id].camera_id)
+            sensor = model.cameras[model.images[image_id].camera_id].sensor_id
+            if not model.images[image_id].frame.rig.is_ref_sensor(sensor):
+                config.set_constant_sensor_from_rig_pose(sensor)
     try:  # not `pycolmap.bundle_adjustment`, which makes the whole process talk again (4.2.1)
         if priors and known is None:
             positions = library.PosePriorBundleAdjustmentOptions()
