@@ -36,7 +36,7 @@ def unfinished(out: Path) -> Iterator[Path]:
     work = out / ".unfinished"
     with lock:
         others = [name for name in WRITTEN if (out / name).exists()]
-        if others and not _is_ours(out / WRITTEN[0]):
+        if others and not is_ours(out):
             raise GeomatchError(f"{out / others[-1]} was not written by `{PROGRAM}`: give another folder")
         check_closed(out / "database.db")
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
@@ -54,7 +54,8 @@ def unfinished(out: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _is_ours(summary: Path) -> bool:
+def is_ours(out: Path) -> bool:
+    """True for the folder of a run."""
     with suppress(GeomatchError):
-        return bool(read_json(summary, "summary").get("program") == PROGRAM)
+        return bool(read_json(out / WRITTEN[0], "summary").get("program") == PROGRAM)
     return False

@@ -91,7 +91,7 @@ def map_database(
     with database(str(path)) as opened:
         images_given, priors = opened.num_images(), _positions(opened) if mapping.positions else []
     if mapping.positions and not priors:
-        raise GeomatchError(f"{path}: no image has a position; leave out the positions (--gps)")
+        raise GeomatchError(f"{images}: no image has a position; leave out the positions (--gps)")
     fresh = mapping.mapper == "incremental" and known is None
     with new_folder(out) as temporary:
         shown = None if progress else True
