@@ -56,7 +56,8 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
-    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {root.resolve()}
+    top = root.resolve()  # folders above it are those of a COLMAP workspace, with images/ in it
+    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {top, *top.parents}
     other_masks = set()
     for path in _files(root):
         below = path.relative_to(root)

@@ -172,10 +172,9 @@ def find_model_images(
     folder, model = find_model(path), read_model(path)
     run = next((place for place in (path, folder.parent.parent) if is_ours(place)), None)
     told = run and read_json(run / "summary.json", "summary").get("images_folder")
-    root = images or (Path(told) if told else None)
-    if root is None or not root.is_dir():
-        what = f"{root} is no folder" if root else f"{path} does not say where its images are"
-        raise GeomatchError(f"{what}: give the folder of the model's photographs (--images)")
+    root = images or Path(told or path / "images")
+    if not root.is_dir():
+        raise GeomatchError(f"{root} is no folder: give that of the model's photographs (--images)")
     names = sorted(str(image.name) for image in model.images.values() if image.has_pose)
     files, detector_key = ImageFiles(root.absolute(), masks), [cache_key(part) for part in parts]
     store = context.store_at((run or path / "localized") / "store")

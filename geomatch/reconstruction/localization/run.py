@@ -10,7 +10,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
@@ -20,7 +19,8 @@ from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, ImageError, first_line
-from geomatch.files import digest_of, folder_beside, make_folder, read_json, write_whole
+from geomatch.files import digest_of, folder_beside, read_json, write_whole
+from geomatch.reconstruction.folder import locked
 from geomatch.reconstruction.localization.localizer import NEAREST, Localizer
 from geomatch.reconstruction.localization.pose import Localization
 
@@ -59,13 +59,7 @@ def localize(
         localizer = Localizer(model, images, **options)  # type: ignore[arg-type]
         for line in grouped(localizer.skipped):
             _log.warning("left out of the model: %s", line)
-        make_folder(out)
-        try:
-            lock = FileLock(out / ".lock").acquire(timeout=0)
-        except Timeout as error:
-            text = "another run is writing there; wait for it, or give another folder"
-            raise GeomatchError(f"{out}: {text}") from error
-        with lock:
+        with locked(out):
             entries, keys = _read(out), dict[str, str]()
             for name, path in found.items():
                 with suppress(OSError):
