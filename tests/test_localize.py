@@ -200,7 +200,7 @@ def test_photographs_of_other_things_have_no_pose(localizer: Localizer) -> None:
 
 def test_what_does_not_fit_together_is_said(place: Place, tmp_path: Path) -> None:
     model, images = place.folder / "sparse", place.folder / "images"
-    with pytest.raises(GeomatchError, match="does not say where its images are"):
+    with pytest.raises(GeomatchError, match="is no folder: give that of the model's photographs"):
         Localizer(model, context=place.context)
     with pytest.raises(GeomatchError, match="none of the 6 images of the model can be read"):
         Localizer(model, tmp_path, context=place.context)

@@ -22,7 +22,6 @@ from geomatch.colmap.conventions import from_colmap, to_colmap
 from geomatch.colmap.library import interruptible
 from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.images import load_image
-from geomatch.reconstruction.models import summarise_model
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
 
 Rows = NDArray[np.int64]
@@ -34,25 +33,6 @@ _MIN_CORRELATION, _MAX_DEVIATION = 0.8, 0.15  # pixels; 0.05 is the median of th
 _LOOSE, _TIGHT, _FILTER = 0.5, 0.1, 10.0
 """The Cauchy loss of the first adjustment has the first scale in pixels; of the second, twice the median
 error that is left, but at least the second scale. What is off by ten such scales is removed before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefinementReport:
-    """What `refine_tracks` did with the observations, and what came of it."""
-
-    refined: int
-    kept: int
-    rejected: int
-    """Moved; compared with nothing (references, and tracks whose reference lies at the edge); and left where
-    they were, since the images there are not alike or too plain."""
-    removed: int
-    """Those of all these that the adjusted model contradicts, and has no more."""
-    median_shift: float
-    error_before: float
-    error_after: float
-    """Shift of those moved, and mean reprojection errors, in pixels."""
-    mean_track_length: float
-    """Images per point, at the end."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -83,8 +63,10 @@ def refine_tracks(
     fixed_intrinsics: bool = False,
     priors: Sequence[Any] = (),
     progress: bool = False,
-) -> RefinementReport:
+) -> tuple[int, int]:
     """Align the observations of a ``pycolmap.Reconstruction`` with the images, and adjust it, in place.
+
+    Returns how many were moved, and how many stayed where the images there are not alike or too plain.
 
     Each image in the folder ``images`` is read twice; a window of 225 bytes per point stays in memory.
     Observations keep their index, so that the model still belongs to its database, whose keypoints stay.
@@ -95,13 +77,12 @@ def refine_tracks(
     GeomatchError for images of another size than the model's, and when COLMAP cannot adjust it.
     """
     model.update_point_3d_errors()
-    before = summarise_model(model)
-    if not before.observations:
-        return RefinementReport(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+    if not model.compute_num_observations():
+        return 0, 0
     points, track, places, views = _observations(model)
     corners, reference = _references(points, track, places, views)
     windows, usable = np.zeros((len(points), SIDE**2), np.uint8), np.zeros(len(points), np.bool_)
-    moved, rejected, shown, steps = [np.zeros(0)], 0, None if progress else True, 2 * len(views)
+    moved, rejected, shown, steps = 0, 0, None if progress else True, 2 * len(views)
     with tqdm(total=steps, desc="refinement", unit="image", disable=shown) as bar:
         readable, unread = list[_View](), list[ImageError]()
         for view in views:
@@ -126,21 +107,16 @@ def refine_tracks(
             rows = np.array(view.image.get_observation_point2D_idxs())[own[agrees] - view.own[0]]
             for row, place in zip(rows.tolist(), found[agrees], strict=True):
                 view.image.points2D[row].xy = place
-            moved.append(np.linalg.norm(found - places[own], axis=1)[agrees])
+            moved += int(agrees.sum())
             rejected += int((~agrees).sum())
             bar.update()
     holding = known, fixed_intrinsics, priors
     _adjust(model, holding, _LOOSE)
     scale = float(np.clip(2 * np.median([point.error for point in model.points3D.values()]), _TIGHT, _LOOSE))
     manager = pycolmap().ObservationManager(model)
-    removed = manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
+    manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
     _adjust(model, holding, scale)
-    after, shifts = summarise_model(model), np.concatenate(moved)
-    return RefinementReport(
-        len(shifts), len(places) - len(shifts) - rejected, rejected, int(removed),
-        float(np.median(shifts)) if len(shifts) else 0.0,
-        before.mean_reprojection_error, after.mean_reprojection_error, after.mean_track_length,
-    )  # fmt: skip
+    return moved, rejected
 
 
 def _observations(model: Any) -> tuple[Array, Rows, Array, list[_View]]:
