@@ -193,6 +193,11 @@ def test_what_does_not_fit_is_said(tmp_path: Path, make_scene: Make) -> None:
         ("{", "rigs.json"),
         ("[]", "no rig in it"),
         ('[{"cameras": [{"image_prefix": "left/", "ref_sensor": true}]}]', "the rigs do not fit the images"),
+        (
+            '[{"cameras": [{"image_prefix": "camera000001_frame000000", "ref_sensor": true},'
+            ' {"image_prefix": "camera000001_frame000001"}]}]',
+            "share a camera: put those of each camera of a rig in a folder",
+        ),
     ):
         (tmp_path / "rigs.json").write_text(content)
         with pytest.raises(GeomatchError, match=said):

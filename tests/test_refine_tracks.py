@@ -24,6 +24,7 @@ from geomatch.errors import GeomatchError, ImageError
 from geomatch.reconstruction import Mapping, reconstruct
 from geomatch.reconstruction.mapping import map_database
 from geomatch.reconstruction.refine_tracks import refine_tracks
+from geomatch.reconstruction.windows import SIDE, align_windows
 
 Array = NDArray[np.float64]
 VIEWS, SIZE = 5, (320, 240)
@@ -209,6 +210,12 @@ def test_noise_moves_nothing(scene: Scene, tmp_path: Path) -> None:
     model = scene.disturbed()
     moved, rejected = refine_tracks(model, tmp_path, known=deepcopy(model))
     assert moved <= 0.01 * rejected
+
+
+def test_an_image_in_which_nothing_is_looked_for(scene: Scene) -> None:
+    image, none = np.zeros((40, 40), np.float32), np.zeros((0, 2))
+    found = align_windows(image, np.zeros((0, SIDE**2), np.uint8), none, np.zeros((0, 2, 2)))
+    assert [one.shape for one in found] == [(0, 2), (0,), (0,)]
 
 
 def test_bad_input_is_told(scene: Scene, tmp_path: Path) -> None:

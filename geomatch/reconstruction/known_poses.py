@@ -88,8 +88,8 @@ def in_database(path: Path, known: Any, exact: bool) -> Any:
                 model.register_frame(frame.frame_id)
     for image in model.images.values() if exact else ():
         if image.name in posed:
-            poses = (one.cam_from_world().matrix() for one in (image, posed[image.name]))
-            if not np.allclose(*poses, rtol=1e-6, atol=1e-6):
+            pose, own = (one.cam_from_world().matrix() for one in (image, posed[image.name]))
+            if not np.allclose(pose, own, rtol=1e-6, atol=1e-6):
                 raise GeomatchError(
                     f"{image.name}: its pose is not where its rig has it: leave out --fix-poses"
                 )

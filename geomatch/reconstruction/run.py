@@ -100,23 +100,28 @@ def reconstruct(
                 )  # fmt: skip
                 source = found.correspondences
         with clocked(seconds, "database"):
-            writing = {"verification": mapping.verification, "seed": mapping.seed, "context": run}
+            writing: dict[str, Any] = {
+                "verification": mapping.verification,
+                "seed": mapping.seed,
+                "context": run,
+            }
             if isinstance(source, Path):
                 report = copy_database(source, database, images, **writing)
                 if mapping.refine and report.images in report.skipped.values():
                     text = f"none of the {report.images} images of {source} is there"
                     raise GeomatchError(f"{images}: {text}; give their folder, or --no-refine-tracks")
-            else:
+            elif isinstance(source, Correspondences):
                 if known:
                     begin_database(database, known)
-                given = {"cameras": cameras, "extend": known is not None}
-                report = export_database(images, source, database, **given, **writing)
+                writing |= {"cameras": cameras, "extend": known is not None}
+                report = export_database(images, source, database, **writing)
         with opened_database(str(database)) as opened:
             count = opened.num_images()
         with clocked(seconds, "mapping"):
             parts: list[Any] = []
             if rigs and not have_places(rigs):  # they are taken from a model without rigs
-                parts = map_database(database, images, work / "parts", mapping, known, run.progress)
+                rough = replace(mapping, refine=False)
+                parts = map_database(database, images, work / "parts", rough, known, run.progress)
             if rigs:
                 apply_rigs(database, rigs, parts[0] if parts else None)
             models = map_database(database, images, work / "sparse", mapping, known, run.progress)
