@@ -43,7 +43,7 @@ class Localizer:
 
         Args:
             model: a folder of `reconstruct`, or of a COLMAP model.
-            images: where the model's photographs are; None where a run of `reconstruct` tells.
+            images: the model's photographs; None: where a run of `reconstruct` tells, or ``images`` in it.
             extraction, matching: as of `reconstruct`, whose features are found again then.
             nearest: how many images of the model each query is matched with.
             context: the store is by default that of the run of `reconstruct`, or ``localized/store``.
