@@ -1,6 +1,6 @@
 """A model to begin with: its cameras, image ids and poses stay, its points are made anew from our matches."""
 
-from copy import copy, deepcopy
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.cameras import pycolmap
-from geomatch.colmap.library import database, interruptible
+from geomatch.colmap.library import database
 from geomatch.errors import GeomatchError
 from geomatch.reconstruction.models import read_model
 from geomatch.reconstruction.transforms import read_transforms
@@ -94,20 +94,6 @@ def in_database(path: Path, known: Any, exact: bool) -> Any:
                     f"{image.name}: its pose is not where its rig has it: leave out --fix-poses"
                 )
     return model
-
-
-def triangulate(path: Path, images: Path, out: Path, known: Any, options: Any) -> Any:
-    """Points of the verified pairs of the database ``path``, from poses and cameras that stay as they are.
-
-    ``out`` is a folder that pycolmap writes to, ``options`` are its pipeline's. Returns another
-    ``pycolmap.Reconstruction`` than ``known``.
-    """
-    paths = str(path), str(images), str(out)
-    return interruptible(
-        lambda token: pycolmap().triangulate_points(
-            deepcopy(known), *paths, clear_points=True, options=options, cancellation_token=token
-        )
-    )
 
 
 def restore_frame(model: Any, known: Any) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.verification import Verification
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
-from geomatch.reconstruction.known_poses import in_database, restore_frame, triangulate
+from geomatch.reconstruction.known_poses import in_database, restore_frame
 from geomatch.reconstruction.models import merit
 from geomatch.reconstruction.refine_tracks import refine_tracks
 
@@ -146,7 +147,11 @@ def _run_mapper(
         options = _options(mapping, start)
         if known is None:
             return _incremental(texts, options, bar)
-        model = triangulate(*paths, known, options)
+        model = interruptible(  # poses and cameras stay as they are
+            lambda token: library.triangulate_points(
+                deepcopy(known), *texts, clear_points=True, options=options, cancellation_token=token
+            )
+        )
         bar.update(model.num_reg_images())
         if mapping.mapper == "triangulation":
             return [model]

@@ -24,11 +24,6 @@ def read_rigs(path: Path) -> list[Any]:
     return found
 
 
-def have_places(rigs: list[Any]) -> bool:
-    """True if the configurations say where every camera sits in its rig."""
-    return all(one.ref_sensor or one.cam_from_rig is not None for rig in rigs for one in rig.cameras)
-
-
 def apply_rigs(path: Path, rigs: list[Any], model: Any = None) -> None:
     """Make the database's images frames of rigs; ``model`` gives places in the rig where there are none.
 

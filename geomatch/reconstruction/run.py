@@ -23,7 +23,7 @@ from geomatch.reconstruction.known_poses import begin_database, read_poses
 from geomatch.reconstruction.mapping import MAPPING, Mapper, Mapping, map_database
 from geomatch.reconstruction.models import ModelSummary, summarise_model
 from geomatch.reconstruction.outputs import write_outputs
-from geomatch.reconstruction.rigs import apply_rigs, have_places, read_rigs
+from geomatch.reconstruction.rigs import apply_rigs, read_rigs
 from geomatch.reconstruction.view import sparse_model, title_of, write_view
 from geomatch.stream import clocked
 
@@ -119,7 +119,9 @@ def reconstruct(
             count = opened.num_images()
         with clocked(seconds, "mapping"):
             parts: list[Any] = []
-            if rigs and not have_places(rigs):  # they are taken from a model without rigs
+            sensors = [one for rig in rigs for one in rig.cameras]
+            if not all(one.ref_sensor or one.cam_from_rig is not None for one in sensors):
+                # their places in the rig are taken from a model without rigs
                 rough = replace(mapping, refine=False)
                 parts = map_database(database, images, work / "parts", rough, known, run.progress)
             if rigs:

@@ -41,6 +41,7 @@ class Shown(NamedTuple):
 
     features: Features
     points: NDArray[np.int64]  # (N,) rows of `ModelImages.xyz`, -1 for none
+    bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +107,9 @@ class ModelImages:
                 raise FeaturesError(f"{name}: {text}; give the model's own photographs (--images)")
             numbers = points_at(features, self.images[name].points2D)
             rows = np.where(numbers < 0, -1, self._numbers.searchsorted(numbers))
-            found = Shown(features, rows)
+            found = Shown(features, rows, getattr(features.descriptors, "nbytes", 0))
         self._held[name] = found  # those used last are last
-        while len(self._held) > 1 and sum(map(_bytes, self._held.values())) > _HELD:
+        while len(self._held) > 1 and sum(one.bytes for one in self._held.values()) > _HELD:
             del self._held[next(iter(self._held))]
         return found
 
@@ -136,10 +137,6 @@ class ModelImages:
 def size_of(camera: Any) -> tuple[int, int]:
     """(width, height) of COLMAP's camera in pixels."""
     return camera.width, camera.height
-
-
-def _bytes(shown: Shown) -> int:
-    return 0 if shown.features.descriptors is None else shown.features.descriptors.nbytes
 
 
 def points_at(features: Features, points2D: Any) -> NDArray[np.int64]:  # noqa: N803
