@@ -15,7 +15,7 @@ from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.collection.match import dense_twin
 from geomatch.collection.retrieval import KIND as GLOBAL
 from geomatch.collection.retrieval import pool_images, read_array, unit_rows
-from geomatch.colmap.cameras import exif_of
+from geomatch.colmap.cameras import camera_tags
 from geomatch.colmap.conventions import to_colmap
 from geomatch.describers import Describer
 from geomatch.engine import FailedItem, RunContext
@@ -119,10 +119,10 @@ class ModelImages:
         Before it comes that of the images that look alike, have its size, and its make, model and EXIF focal
         length as far as its file tells, if their focal lengths are one; else one by the EXIF focal length.
         """
-        own, cameras = exif_of(path) if path else (), []
+        own, cameras = camera_tags(path) if path else (), []
         for image in (self.images[name] for name in alike):
             if size_of(image.camera) == size:
-                other = exif_of(self.files.root / image.name)
+                other = camera_tags(self.files.root / image.name)
                 if all(a in ("", b) for a, b in zip(own, other, strict=False)):
                     cameras.append(image.camera)
         focals = [camera.mean_focal_length() for camera in cameras if camera.focal_length_idxs()]
