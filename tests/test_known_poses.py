@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geomatch.colmap import Cameras, export_database
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import GeomatchError
 from geomatch.reconstruction import Mapping, Reconstructed, reconstruct
 from geomatch.reconstruction.models import read_model
 
 QUIET = RunContext(engine=LocalEngine(1), progress=False)
+EACH = Cameras("per-image")
 Make = Callable[..., Any]
 
 
@@ -114,18 +116,88 @@ def test_cameras_of_a_rig_keep_their_places(tmp_path: Path, make_scene: Make) ->
         np.testing.assert_allclose(one, between[0], atol=1e-9)
 
 
+@pytest.mark.parametrize("given", ["places", "no places", "in the model"])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_model_is_extended_on_its_rigs(tmp_path: Path, make_scene: Make, fixed: bool, given: str) -> None:
+    scene = make_scene(frames=4, points=150, rename=lambda name: name.replace("_", "/"), cameras=2)
+    scene.truth.delete_all_points2D_and_points3D()
+    for image in scene.truth.images.values():
+        image.name = image.name.replace("_", "/")
+    truth = places(scene.truth)
+    (of_second,) = next(iter(scene.truth.rigs.values())).non_ref_sensors.values()
+    x, y, z, w = of_second.rotation.quat
+    rig = [{"image_prefix": "camera000001/", "ref_sensor": True}, {"image_prefix": "camera000002/"}]
+    if given == "places":
+        rig[1] |= {
+            "cam_from_rig_rotation": [w, x, y, z],
+            "cam_from_rig_translation": [*of_second.translation],
+        }
+    (tmp_path / "rigs.json").write_text(json.dumps([{"cameras": rig}]))
+    start, rigs = tmp_path / "known", None if given == "in the model" else tmp_path / "rigs.json"
+    if rigs:
+        written(scene.truth, start, without=2)
+    else:
+        start.mkdir()
+        scene.truth.write(str(start))
+    _, model = run(scene, tmp_path / "out", Mapping(start=start, fix_poses=fixed, rigs=rigs))
+    assert (model.num_reg_images(), len(model.rigs), len(model.frames)) == (8, 1, 4)
+    known = {one.name for one in read_model(start).images.values()}
+    for name, pose in places(model).items():
+        np.testing.assert_allclose(pose, truth[name], atol=1e-7 if fixed and name in known else 1e-4)
+
+
+def test_poses_and_cameras_come_to_a_database_of_other_numbers(tmp_path: Path, make_scene: Make) -> None:
+    scene = make_scene(frames=5, points=120)
+    export_database(scene.folder, scene.correspondences, tmp_path / "d.db", cameras=EACH, context=QUIET)
+    known = scene.truth.__class__()
+    (camera,) = deepcopy(scene.truth).cameras.values()
+    focal, x, y, k = camera.params
+    camera = camera.__class__(
+        camera_id=7, model="OPENCV", width=camera.width, height=camera.height,
+        params=[focal, focal, x, y, k, 0, 0, 0],
+    )  # fmt: skip
+    known.add_camera_with_trivial_rig(camera)
+    for number, image in list(scene.truth.images.items())[:4]:
+        copy = image.__class__(name=image.name, camera_id=7, image_id=40 - 3 * number)
+        known.add_image_with_trivial_frame(copy, image.cam_from_world())
+    start, truth = written(known, tmp_path / "known"), places(scene.truth)
+    for mapping in (Mapping("triangulation", start=start), Mapping(start=start, fix_poses=True)):
+        out = tmp_path / mapping.mapper
+        reconstruct(scene.folder, out, tmp_path / "d.db", mapping=mapping, context=QUIET)
+        model = read_model(out)
+        assert model.num_reg_images() == (4 if mapping.mapper == "triangulation" else 5)
+        assert model.num_points3D() >= 115
+        for image in model.images.values():
+            if image.name in places(known):
+                np.testing.assert_allclose(image.cam_from_world().matrix(), truth[image.name], atol=1e-9)
+                assert (image.camera.model_name, [*image.camera.params]) == ("OPENCV", [*camera.params])
+    known.cameras[7].width += 2
+    start = written(known, tmp_path / "larger")
+    with pytest.raises(GeomatchError, match="both must be of the same files"):
+        reconstruct(
+            scene.folder, tmp_path / "o", tmp_path / "d.db", mapping=Mapping(start=start), context=QUIET
+        )
+
+
 def test_what_does_not_fit_is_said(tmp_path: Path, make_scene: Make) -> None:
     scene = make_scene(frames=3, points=40)
     with pytest.raises(ValueError, match="needs a model"):
         Mapping("triangulation")
     with pytest.raises(ValueError, match="incremental mapper"):
         Mapping("global", start=tmp_path)
+    with pytest.raises(ValueError, match="keeps its own frame"):
+        Mapping(start=tmp_path, positions=True)
     with pytest.raises(GeomatchError, match="no COLMAP model there"):
         run(scene, tmp_path / "out", Mapping("triangulation", start=tmp_path))
     for content, said in (
         ("{", "rigs.json"),
         ("[]", "no rig in it"),
         ('[{"cameras": [{"image_prefix": "left/", "ref_sensor": true}]}]', "the rigs do not fit the images"),
+        (
+            '[{"cameras": [{"image_prefix": "camera000001_frame000000", "ref_sensor": true},'
+            ' {"image_prefix": "camera000001_frame000001"}]}]',
+            "share a camera: put those of each camera of a rig in a folder",
+        ),
     ):
         (tmp_path / "rigs.json").write_text(content)
         with pytest.raises(GeomatchError, match=said):

@@ -79,7 +79,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
             camera = library.Camera(
                 camera_id=image.camera_id, model=LENS.model, width=320, height=240, params=LENS.params
             )
-            given.add_camera_with_trivial_rig(camera)
+            if not given.exists_camera(image.camera_id):
+                given.add_camera_with_trivial_rig(camera)
             new = library.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
             given.add_image_with_trivial_frame(new, by_name[image.name].cam_from_world())
     shutil.rmtree(folder / "sparse")
@@ -136,7 +137,6 @@ def test_a_run_that_was_ended_goes_on(
     queries = [place.folder / "queries", place.folder / "images" / "view00.jpg"]
     place.run(queries, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr("geomatch.reconstruction.localization.run._BLOCK", 1)
         patched.setattr(Localizer, "localize", dying(Localizer.localize, 2))
         with pytest.raises(KeyboardInterrupt):
             place.run(queries, tmp_path / "ended")
@@ -200,7 +200,7 @@ def test_photographs_of_other_things_have_no_pose(localizer: Localizer) -> None:
 
 def test_what_does_not_fit_together_is_said(place: Place, tmp_path: Path) -> None:
     model, images = place.folder / "sparse", place.folder / "images"
-    with pytest.raises(GeomatchError, match="does not say where its images are"):
+    with pytest.raises(GeomatchError, match="is no folder: give that of the model's photographs"):
         Localizer(model, context=place.context)
     with pytest.raises(GeomatchError, match="none of the 6 images of the model can be read"):
         Localizer(model, tmp_path, context=place.context)

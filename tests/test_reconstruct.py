@@ -149,10 +149,24 @@ def test_an_earlier_result_stays_until_there_is_a_new_one(tmp_path: Path) -> Non
     (out / ".unfinished").mkdir()  # of a run that was killed
     (out / ".unfinished" / "half.db").write_text("x")
     (out / "sparse" / "0").mkdir(parents=True)  # of a run that found a model, which this one does not
+    (out / "undistorted").mkdir()
+    (out / "undistorted" / "names.json").write_text('{"program": "geomatch"}')
+    for name in ("transforms.json", "sparse_pc.ply"):  # of another program
+        (out / name).write_text("{}")
     result = reconstruct(images, out, CollectionOptions(Extraction(max_keypoints=60)), context=QUIET)
     assert not result
-    assert set(content(out)) == {".lock", "database.db", "summary.json"}
+    others = {"transforms.json", "sparse_pc.ply"}
+    assert set(content(out)) == {".lock", "database.db", "summary.json"} | others
     assert result.export.path == out / "database.db"
+
+
+def test_images_may_lie_in_the_folder_of_the_results(tmp_path: Path) -> None:
+    (tmp_path / "scene").mkdir()
+    images = small_folder(tmp_path / "scene" / "images")  # COLMAP's workspace
+    before = content(images)
+    result = reconstruct(images, tmp_path / "scene", CollectionOptions(FEW), context=QUIET)
+    assert result.num_images == len(before)
+    assert content(images) == before
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR",
-              help="The model's photographs. [default: what the run of reconstruct says]")  # fmt: skip
+              help="The model's photographs. [default: as MODEL says, or MODEL/images]")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="For the poses; a second run goes on there. [default: MODEL/localized]")  # fmt: skip
 @click.option("--nearest", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",

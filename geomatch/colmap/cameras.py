@@ -95,7 +95,7 @@ def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]]
         present = {image.name: stored[image.camera_id] for image in opened.read_all_images()}
 
     def like(name: str, size: tuple[int, int]) -> Any:
-        return (size, *_exif(images / name)) if mode == "auto" else _together(name, mode)
+        return (size, *camera_tags(images / name)) if mode == "auto" else _together(name, mode)
 
     shared, groups = defaultdict[Any, set[int]](set), defaultdict[Any, list[str]](list)
     given = tuple(float(value) for value in cameras.params.split(",")) if cameras.params else None
@@ -135,8 +135,8 @@ def _together(name: str, mode: CameraMode) -> str:
     return {"single": "/", "per-folder": str(PurePosixPath(name).parent)}.get(mode, name)
 
 
-def _exif(path: Path) -> tuple[str, ...]:
-    """Make, model and focal lengths as far as EXIF data tell."""
+def camera_tags(path: Path) -> tuple[str, ...]:
+    """Make, model and focal lengths (mm, and for 35 mm film) as EXIF data tell, "" what they do not."""
     tags, inner = exif_of(path, _EXIF)
     found = (tags.get(_MAKE), tags.get(_MODEL), inner.get(_FOCAL), inner.get(_FOCAL_35))
     return tuple(str(value or "").strip("\0 ") for value in found)

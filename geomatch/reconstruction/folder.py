@@ -19,11 +19,13 @@ WRITTEN = (
 """What a run leaves in its folder, in the order it is put there; the first marks the folder as ours. What
 `outputs.write_outputs` makes of a model goes when that model goes."""
 PROGRAM = "geomatch reconstruct"
+MARKS = {"undistorted": "names.json", "transforms.json": ""}
+"""The file by which outputs are known as ours; other programs have some of these names."""
 
 
 @contextmanager
-def unfinished(out: Path) -> Iterator[Path]:
-    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds."""
+def locked(out: Path) -> Iterator[None]:
+    """Hold a folder, which is made, for one run; raises GeomatchError while another holds it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -33,10 +35,17 @@ def unfinished(out: Path) -> Iterator[Path]:
     except Timeout as error:
         text = f"{out}: another run is writing there; wait for it, or give another folder"
         raise GeomatchError(text) from error
-    work = out / ".unfinished"
     with lock:
+        yield
+
+
+@contextmanager
+def unfinished(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds."""
+    with locked(out):
+        work = out / ".unfinished"
         others = [name for name in WRITTEN if (out / name).exists()]
-        if others and not _is_ours(out / WRITTEN[0]):
+        if others and not is_ours(out):
             raise GeomatchError(f"{out / others[-1]} was not written by `{PROGRAM}`: give another folder")
         check_closed(out / "database.db")
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
@@ -44,7 +53,9 @@ def unfinished(out: Path) -> Iterator[Path]:
             (work / "old").mkdir(parents=True)
             yield work
             check_closed(out / "database.db")  # a log of the old one would be taken for the new one's
-            for name in WRITTEN:
+            others = [name for name in MARKS if not is_output(out / name)]
+            others += ["sparse_pc.ply"] * ("transforms.json" in others)  # whose points these are
+            for name in (name for name in WRITTEN if name not in others):
                 if (out / name).is_dir() or not (work / name).exists():
                     with suppress(FileNotFoundError):
                         os.replace(out / name, work / "old" / name)
@@ -54,7 +65,15 @@ def unfinished(out: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _is_ours(summary: Path) -> bool:
+def is_output(path: Path) -> bool:
+    """True for ``undistorted`` or ``transforms.json`` that `outputs.write_outputs` wrote."""
     with suppress(GeomatchError):
-        return bool(read_json(summary, "summary").get("program") == PROGRAM)
+        return bool(read_json(path / MARKS[path.name], "output").get("program") == "geomatch")
+    return False
+
+
+def is_ours(out: Path) -> bool:
+    """True for the folder of a run."""
+    with suppress(GeomatchError):
+        return bool(read_json(out / WRITTEN[0], "summary").get("program") == PROGRAM)
     return False

@@ -1,6 +1,6 @@
 """A model to begin with: its cameras, image ids and poses stay, its points are made anew from our matches."""
 
-from copy import deepcopy
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.cameras import pycolmap
-from geomatch.colmap.library import database, interruptible
+from geomatch.colmap.library import database
 from geomatch.errors import GeomatchError
 from geomatch.reconstruction.models import read_model
 from geomatch.reconstruction.transforms import read_transforms
@@ -42,33 +42,58 @@ def begin_database(path: Path, known: Any) -> None:
             opened.write_image(image, use_image_id=True)
 
 
-def adopt_ids(path: Path, known: Any) -> None:
-    """Give the model's images the ids that the database has for their names.
+def in_database(path: Path, known: Any, exact: bool) -> Any:
+    """A model as the database has its images: their ids, frames and rigs, with the known poses and cameras.
 
-    Raises GeomatchError when the database lacks an image that has a pose.
+    The database gets these cameras, too. Raises GeomatchError when it lacks an image that has a pose, when
+    images of one camera there have several in the model, or other sizes; and, if ``exact``, when poses
+    differ from those that the rigs of the database give.
     """
+    model, posed = (
+        pycolmap().Reconstruction(),
+        {one.name: one for one in known.images.values() if one.has_pose},
+    )
     with database(str(path)) as opened:
-        names = {image.name: image.image_id for image in opened.read_all_images()}
-        lacking = [image.name for image in known.images.values() if image.name not in names]
-        if lacking:
+        images = {image.image_id: image for image in opened.read_all_images()}
+        cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
+        if lacking := sorted(set(posed) - {image.name for image in images.values()}):
             text = f"{len(lacking)} images of the model are not in the database, such as {lacking[0]!r}"
             raise GeomatchError(f"{text}: give the database that the model was made from")
-        if any(names[image.name] != number for number, image in known.images.items()):
-            known.transcribe_image_ids_to_database(opened)
-
-
-def triangulate(path: Path, images: Path, out: Path, known: Any, options: Any) -> Any:
-    """Points of the verified pairs of the database ``path``, from poses and cameras that stay as they are.
-
-    ``out`` is a folder that pycolmap writes to, ``options`` are its pipeline's. Returns another
-    ``pycolmap.Reconstruction`` than ``known``.
-    """
-    paths = str(path), str(images), str(out)
-    return interruptible(
-        lambda token: pycolmap().triangulate_points(
-            deepcopy(known), *paths, clear_points=True, options=options, cancellation_token=token
-        )
-    )
+        given = dict[int, Any]()
+        for image in images.values():
+            if image.name in posed:
+                camera, old = copy(posed[image.name].camera), cameras[image.camera_id]
+                camera.camera_id, camera.has_prior_focal_length = old.camera_id, True
+                sizes = (camera.width, camera.height), (old.width, old.height)
+                if given.setdefault(old.camera_id, camera).params_to_string() != camera.params_to_string():
+                    text = "has one camera in the database with images that have others in the model"
+                    raise GeomatchError(f"{image.name} {text}: give it one of its own there")
+                if sizes[0] != sizes[1]:
+                    text = "{}x{} pixels in the model, {}x{} in the database".format(*sizes[0], *sizes[1])
+                    raise GeomatchError(f"{image.name} has {text}: both must be of the same files")
+        for camera in given.values():
+            opened.update_camera(camera)
+        for camera in (cameras | given).values():
+            model.add_camera(camera)
+        for rig in opened.read_all_rigs():
+            model.add_rig(rig)
+        for frame in opened.read_all_frames():
+            own = [images[one.id] for one in frame.image_ids]
+            if found := [image for image in own if image.name in posed]:
+                model.add_frame(frame)
+                for image in own:
+                    model.add_image(image)
+                pose = posed[found[0].name].cam_from_world()
+                model.frames[frame.frame_id].set_cam_from_world(found[0].camera_id, pose)
+                model.register_frame(frame.frame_id)
+    for image in model.images.values() if exact else ():
+        if image.name in posed:
+            pose, own = (one.cam_from_world().matrix() for one in (image, posed[image.name]))
+            if not np.allclose(pose, own, rtol=1e-6, atol=1e-6):
+                raise GeomatchError(
+                    f"{image.name}: its pose is not where its rig has it: leave out --fix-poses"
+                )
+    return model
 
 
 def restore_frame(model: Any, known: Any) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.verification import Verification
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
-from geomatch.reconstruction.known_poses import restore_frame, triangulate
+from geomatch.reconstruction.known_poses import in_database, restore_frame
 from geomatch.reconstruction.models import merit
 from geomatch.reconstruction.refine_tracks import refine_tracks
 
@@ -64,6 +65,8 @@ class Mapping:
             )
         if self.positions and self.mapper != "incremental":
             raise ValueError(f"{self.mapper} mapping uses no positions: the incremental mapper does")
+        if self.positions and self.start is not None:
+            raise ValueError("a model that is extended keeps its own frame: leave out the positions (--gps)")
 
 
 MAPPING = Mapping()
@@ -75,18 +78,21 @@ def map_database(
     """Run COLMAP's mapper and write ``out/0`` and on, in place of what is there; return the models.
 
     They are ``pycolmap.Reconstruction`` objects, that with most images first. ``known`` is the model of
-    ``mapping.start`` (`read_poses`), with the database's ids (`adopt_ids`); what it becomes comes first.
+    ``mapping.start`` (`read_poses`); what it becomes comes first.
 
     Raises GeomatchError when COLMAP fails, or positions are asked for and the database has none; and what
-    `refine_tracks` does.
+    `in_database` and `refine_tracks` do.
     """
     if out.exists():
         shutil.rmtree(out)
     best: list[Any] = []
+    fixing = mapping.fix_poses or mapping.mapper == "triangulation"
+    if known is not None:
+        known = in_database(path, known, fixing)
     with database(str(path)) as opened:
         images_given, priors = opened.num_images(), _positions(opened) if mapping.positions else []
     if mapping.positions and not priors:
-        raise GeomatchError(f"{path}: no image has a position; leave out the positions (--gps)")
+        raise GeomatchError(f"{images}: no image has a position; leave out the positions (--gps)")
     fresh = mapping.mapper == "incremental" and known is None
     with new_folder(out) as temporary:
         shown = None if progress else True
@@ -100,7 +106,7 @@ def map_database(
                     best = models
                 if best and best[0].num_reg_images() >= images_given / 2:
                     break
-        fixed = known if mapping.fix_poses or mapping.mapper == "triangulation" else None
+        fixed = known if fixing else None
         for model in best if mapping.refine else ():
             refine_tracks(
                 model, images, known=fixed, fixed_intrinsics=mapping.fix_intrinsics, priors=priors,
@@ -141,7 +147,11 @@ def _run_mapper(
         options = _options(mapping, start)
         if known is None:
             return _incremental(texts, options, bar)
-        model = triangulate(*paths, known, options)
+        model = interruptible(  # poses and cameras stay as they are
+            lambda token: library.triangulate_points(
+                deepcopy(known), *texts, clear_points=True, options=options, cancellation_token=token
+            )
+        )
         bar.update(model.num_reg_images())
         if mapping.mapper == "triangulation":
             return [model]
@@ -150,7 +160,8 @@ def _run_mapper(
         model.write(str(begun))
         options.multiple_models = False
         if mapping.fix_poses:
-            options.fix_existing_frames, options.constant_cameras = True, set(known.cameras)
+            options.fix_existing_frames, options.constant_rigs = True, set(known.rigs)
+            options.constant_cameras = {image.camera_id for image in known.images.values()}
         found = _incremental(texts, options, bar, begun) or [model]
         if not mapping.fix_poses:
             restore_frame(found[0], known)

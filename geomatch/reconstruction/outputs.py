@@ -13,8 +13,9 @@ from tqdm import tqdm
 from geomatch.cameras import pycolmap
 from geomatch.colmap.library import interruptible
 from geomatch.errors import GeomatchError
-from geomatch.files import folder_beside, make_folder, read_json, replacing
+from geomatch.files import folder_beside, make_folder, replacing
 from geomatch.images import raw_size
+from geomatch.reconstruction.folder import is_output
 from geomatch.reconstruction.transforms import write_transforms
 
 _TURNED = re.compile(rb"(\x12\x01\x03\0\x01\0{3})[\x02-\x08]\0|(\x01\x12\0\x03\0{3}\x01\0)[\x02-\x08]")
@@ -32,20 +33,19 @@ def write_outputs(
     missing photographs, cameras that a form lacks, and files in the way that others wrote.
     """
     writers = {"nerfstudio": write_transforms, "ply": _write_ply, "undistorted": write_undistorted}
-    marks = {"nerfstudio": "transforms.json", "undistorted": "undistorted/names.json"}
+    places = {"nerfstudio": folder / "transforms.json", "undistorted": folder / "undistorted"}
     wanted = sorted(set(forms))  # so what takes long comes last
     if unknown := [form for form in wanted if form not in writers]:
         raise GeomatchError(f"there is no form {unknown[0]!r} of outputs; choose from: {', '.join(writers)}")
     names = sorted(image.name for image in model.images.values() if image.has_pose)
     if not names:
         raise GeomatchError("the model has no image with a pose, so there is nothing to write")
-    for mark in (marks[form] for form in wanted if form in marks):
+    for place in (places[form] for form in wanted if form in places):
         if missing := [name for name in names if not (images / name).is_file()]:
             text = f"{images}: {len(missing)} of {len(names)} images of the model are not there"
             raise GeomatchError(f"{text}, such as {missing[0]}; give the folder that has them (--images)")
-        old, path = folder / mark.partition("/")[0], folder / mark
-        if old.exists() and not (path.is_file() and read_json(path, "file").get("program") == "geomatch"):
-            raise GeomatchError(f"{old} was not written by geomatch: give another folder")
+        if place.exists() and not is_output(place):
+            raise GeomatchError(f"{place} was not written by geomatch: give another folder")
     make_folder(folder)
     return [path for form in wanted for path in writers[form](model, images, folder, progress)]
 

@@ -6,6 +6,7 @@ track, seen frontally and at a middling scale, is its reference; its window is f
 images. Whatever place of the surface the reference shows, the others then show the same.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from tqdm import tqdm
 from geomatch.cameras import pycolmap
 from geomatch.colmap.conventions import from_colmap, to_colmap
 from geomatch.colmap.library import interruptible
-from geomatch.errors import GeomatchError, first_line
+from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.images import load_image
-from geomatch.reconstruction.models import summarise_model
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
 
 Rows = NDArray[np.int64]
+_log = logging.getLogger(__name__)
 _STEP = 4.0  # pixels over which the shape of a window is taken
 _LARGEST = 3.0  # pixels of the other image for one of the reference: with more, some go unseen
 _MAX_SHIFT = 3.0  # pixels off the model's place, and off the observation before
@@ -32,25 +33,6 @@ _MIN_CORRELATION, _MAX_DEVIATION = 0.8, 0.15  # pixels; 0.05 is the median of th
 _LOOSE, _TIGHT, _FILTER = 0.5, 0.1, 10.0
 """The Cauchy loss of the first adjustment has the first scale in pixels; of the second, twice the median
 error that is left, but at least the second scale. What is off by ten such scales is removed before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefinementReport:
-    """What `refine_tracks` did with the observations, and what came of it."""
-
-    refined: int
-    kept: int
-    rejected: int
-    """Moved; compared with nothing (references, and tracks whose reference lies at the edge); and left where
-    they were, since the images there are not alike or too plain."""
-    removed: int
-    """Those of all these that the adjusted model contradicts, and has no more."""
-    median_shift: float
-    error_before: float
-    error_after: float
-    """Shift of those moved, and mean reprojection errors, in pixels."""
-    mean_track_length: float
-    """Images per point, at the end."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,54 +63,60 @@ def refine_tracks(
     fixed_intrinsics: bool = False,
     priors: Sequence[Any] = (),
     progress: bool = False,
-) -> RefinementReport:
+) -> tuple[int, int]:
     """Align the observations of a ``pycolmap.Reconstruction`` with the images, and adjust it, in place.
+
+    Returns how many were moved, and how many stayed where the images there are not alike or too plain.
 
     Each image in the folder ``images`` is read twice; a window of 225 bytes per point stays in memory.
     Observations keep their index, so that the model still belongs to its database, whose keypoints stay.
     Poses and cameras of ``known``, another reconstruction with the same ids, stay; or else ``priors``,
     ``pycolmap.PosePrior`` of images, hold the model in their frame; without either, two cameras do.
 
-    Raises ImageError for images that cannot be read; GeomatchError for images of another size than the
-    model's, and when COLMAP cannot adjust it.
+    Observations in images that cannot be read stay where they are. Raises ImageError when none can be read;
+    GeomatchError for images of another size than the model's, and when COLMAP cannot adjust it.
     """
     model.update_point_3d_errors()
-    before = summarise_model(model)
-    if not before.observations:
-        return RefinementReport(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+    if not model.compute_num_observations():
+        return 0, 0
     points, track, places, views = _observations(model)
     corners, reference = _references(points, track, places, views)
     windows, usable = np.zeros((len(points), SIDE**2), np.uint8), np.zeros(len(points), np.bool_)
-    moved, rejected, shown, steps = [np.zeros(0)], 0, None if progress else True, 2 * len(views)
+    moved, rejected, shown, steps = 0, 0, None if progress else True, 2 * len(views)
     with tqdm(total=steps, desc="refinement", unit="image", disable=shown) as bar:
+        readable, unread = list[_View](), list[ImageError]()
         for view in views:
-            image, own = view.read(images), view.own[reference[track[view.own]] == view.own]
+            try:
+                image, own = view.read(images), view.own[reference[track[view.own]] == view.own]
+            except ImageError as error:
+                unread.append(error)
+                continue
+            readable.append(view)
             middles, shapes = from_colmap(places[own]), np.tile(np.eye(2), (len(own), 1, 1))
             windows[track[own]] = np.clip(np.rint(cut_windows(image, middles, shapes)), 0, 255)
             usable[track[own]] = windows_inside(image, middles, shapes)
             bar.update()
-        for view in views:
+        if unread:
+            if not readable:
+                raise unread[0]
+            _log.warning("not refined: %d images, such as %s", len(unread), unread[0])
+        for view in readable:
             image, own = view.read(images), view.own[reference[track[view.own]] != view.own]
             own = own[usable[track[own]]]
             found, agrees = _aligned(view, image, corners[track[own]], windows[track[own]], places[own])
             rows = np.array(view.image.get_observation_point2D_idxs())[own[agrees] - view.own[0]]
             for row, place in zip(rows.tolist(), found[agrees], strict=True):
                 view.image.points2D[row].xy = place
-            moved.append(np.linalg.norm(found - places[own], axis=1)[agrees])
+            moved += int(agrees.sum())
             rejected += int((~agrees).sum())
             bar.update()
     holding = known, fixed_intrinsics, priors
     _adjust(model, holding, _LOOSE)
     scale = float(np.clip(2 * np.median([point.error for point in model.points3D.values()]), _TIGHT, _LOOSE))
     manager = pycolmap().ObservationManager(model)
-    removed = manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
+    manager.filter_points3D_with_large_reprojection_error(_FILTER * scale, model.point3D_ids())
     _adjust(model, holding, scale)
-    after, shifts = summarise_model(model), np.concatenate(moved)
-    return RefinementReport(
-        len(shifts), len(places) - len(shifts) - rejected, rejected, int(removed),
-        float(np.median(shifts)) if len(shifts) else 0.0,
-        before.mean_reprojection_error, after.mean_reprojection_error, after.mean_track_length,
-    )  # fmt: skip
+    return moved, rejected
 
 
 def _observations(model: Any) -> tuple[Array, Rows, Array, list[_View]]:
@@ -207,6 +195,9 @@ def _adjust(model: Any, holding: tuple[Any, bool, Sequence[Any]], scale: float) 
         if known is not None and image_id in known.images and known.images[image_id].has_pose:
             config.set_constant_rig_from_world_pose(model.images[image_id].frame_id)
             config.set_constant_cam_intrinsics(model.images[image_id].camera_id)
+            sensor = model.cameras[model.images[image_id].camera_id].sensor_id
+            if not model.images[image_id].frame.rig.is_ref_sensor(sensor):
+                config.set_constant_sensor_from_rig_pose(sensor)
     try:  # not `pycolmap.bundle_adjustment`, which makes the whole process talk again (4.2.1)
         if priors and known is None:
             positions = library.PosePriorBundleAdjustmentOptions()

@@ -24,17 +24,20 @@ def read_rigs(path: Path) -> list[Any]:
     return found
 
 
-def have_places(rigs: list[Any]) -> bool:
-    """True if the configurations say where every camera sits in its rig."""
-    return all(one.ref_sensor or one.cam_from_rig is not None for rig in rigs for one in rig.cameras)
-
-
 def apply_rigs(path: Path, rigs: list[Any], model: Any = None) -> None:
     """Make the database's images frames of rigs; ``model`` gives places in the rig where there are none.
 
-    Raises GeomatchError when no image has a camera's prefix, or those of a prefix have several cameras.
+    Raises GeomatchError when no image has a camera's prefix, those of a prefix have several cameras, or those
+    of two prefixes one.
     """
     with database(str(path)) as opened:
+        prefix_of = dict[int, str]()
+        for image in opened.read_all_images():
+            fitting = [one.image_prefix for rig in rigs for one in rig.cameras]
+            own = next((prefix for prefix in fitting if image.name.startswith(prefix)), None)
+            if own is not None and (other := prefix_of.setdefault(image.camera_id, own)) != own:
+                text = f"images of {other!r} and {own!r} share a camera"
+                raise GeomatchError(f"{text}: put those of each camera of a rig in a folder of its own")
         try:
             pycolmap().apply_rig_config(rigs, opened, model)
         except (RuntimeError, ValueError) as error:

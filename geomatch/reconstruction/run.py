@@ -13,16 +13,17 @@ from geomatch.collection.match import CollectionResult, match_collection
 from geomatch.collection.options import CollectionOptions
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes
 from geomatch.colmap.database import ExportReport, copy_database, export_database
+from geomatch.colmap.library import database as opened_database
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
 from geomatch.provenance import versions
 from geomatch.reconstruction.folder import PROGRAM, unfinished
-from geomatch.reconstruction.known_poses import adopt_ids, begin_database, read_poses
+from geomatch.reconstruction.known_poses import begin_database, read_poses
 from geomatch.reconstruction.mapping import MAPPING, Mapper, Mapping, map_database
 from geomatch.reconstruction.models import ModelSummary, summarise_model
 from geomatch.reconstruction.outputs import write_outputs
-from geomatch.reconstruction.rigs import apply_rigs, have_places, read_rigs
+from geomatch.reconstruction.rigs import apply_rigs, read_rigs
 from geomatch.reconstruction.view import sparse_model, title_of, write_view
 from geomatch.stream import clocked
 
@@ -99,24 +100,32 @@ def reconstruct(
                 )  # fmt: skip
                 source = found.correspondences
         with clocked(seconds, "database"):
-            writing = {"verification": mapping.verification, "seed": mapping.seed, "context": run}
+            writing: dict[str, Any] = {
+                "verification": mapping.verification,
+                "seed": mapping.seed,
+                "context": run,
+            }
             if isinstance(source, Path):
                 report = copy_database(source, database, images, **writing)
-                count = report.images
-            else:
+                if mapping.refine and report.images in report.skipped.values():
+                    text = f"none of the {report.images} images of {source} is there"
+                    raise GeomatchError(f"{images}: {text}; give their folder, or --no-refine-tracks")
+            elif isinstance(source, Correspondences):
                 if known:
                     begin_database(database, known)
-                given = {"cameras": cameras, "extend": known is not None}
-                report = export_database(images, source, database, **given, **writing)
-                count = len(source.features)
-            if known:
-                adopt_ids(database, known)
+                writing |= {"cameras": cameras, "extend": known is not None}
+                report = export_database(images, source, database, **writing)
+        with opened_database(str(database)) as opened:
+            count = opened.num_images()
         with clocked(seconds, "mapping"):
-            if rigs and not have_places(rigs):  # they are taken from a model without rigs
-                parts = map_database(database, images, work / "parts", mapping, known, run.progress)
+            parts: list[Any] = []
+            sensors = [one for rig in rigs for one in rig.cameras]
+            if not all(one.ref_sensor or one.cam_from_rig is not None for one in sensors):
+                # their places in the rig are taken from a model without rigs
+                rough = replace(mapping, refine=False)
+                parts = map_database(database, images, work / "parts", rough, known, run.progress)
+            if rigs:
                 apply_rigs(database, rigs, parts[0] if parts else None)
-            elif rigs:
-                apply_rigs(database, rigs)
             models = map_database(database, images, work / "sparse", mapping, known, run.progress)
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""

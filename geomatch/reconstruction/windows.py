@@ -55,7 +55,7 @@ def _align(image: Grey, windows: NDArray[np.uint8], places: Array, shapes: Array
     count = len(windows)
     flat = _centred(windows.astype(np.float32))
     flat /= np.sqrt(flat**2 @ _WEIGHTS)[:, None] + _TINY
-    gy, gx = (g.reshape(count, -1) for g in np.gradient(flat.reshape(count, SIDE, SIDE), axis=(1, 2)))
+    gy, gx = (g.reshape(count, SIDE**2) for g in np.gradient(flat.reshape(count, SIDE, SIDE), axis=(1, 2)))
     u, v = (_GRID / RADIUS).astype(np.float32)  # scaled, so that all unknowns are of one size
     steps = np.stack([gx, gy, gx * u, gx * v, gy * u, gy * v], axis=1)
     steps -= (steps @ _WEIGHTS)[..., None]

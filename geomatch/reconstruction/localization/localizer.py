@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.collection.features import need_of
 from geomatch.collection.match import dense_twin
 from geomatch.collection.options import EXTRACTION, MATCHING, Extraction, Matching
 from geomatch.collection.pair_matches import match_block
@@ -15,7 +14,6 @@ from geomatch.describers import describe_images, traits_of
 from geomatch.devices import find_device
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
-from geomatch.engine.task import Need
 from geomatch.files import digest_of
 from geomatch.images import ImageFile, ImageLike, Reading, load_image
 from geomatch.provenance import cache_key, versions
@@ -45,7 +43,7 @@ class Localizer:
 
         Args:
             model: a folder of `reconstruct`, or of a COLMAP model.
-            images: where the model's photographs are; None where a run of `reconstruct` tells.
+            images: the model's photographs; None: where a run of `reconstruct` tells, or ``images`` in it.
             extraction, matching: as of `reconstruct`, whose features are found again then.
             nearest: how many images of the model each query is matched with.
             context: the store is by default that of the run of `reconstruct`, or ``localized/store``.
@@ -64,11 +62,6 @@ class Localizer:
         parts = [cache_key(part) for part in (*self._parts, self._matching)]
         self.key = digest_of([_SCHEMA, content, parts, nearest, self._device, versions("pycolmap")])
         """Checksum of all that decides a pose but the query."""
-
-    @property
-    def need(self) -> Need:
-        """What localizing asks of a worker."""
-        return need_of(self._parts[1])
 
     def file(self, path: Path, name: str) -> ImageFile:
         """A query and its mask; without EXIF orientation, since COLMAP reads raw pixels."""

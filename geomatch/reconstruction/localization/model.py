@@ -1,7 +1,6 @@
 """A model's images: their features, found as `reconstruct` finds them, with the points that they show."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +15,16 @@ from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.collection.match import dense_twin
 from geomatch.collection.retrieval import KIND as GLOBAL
 from geomatch.collection.retrieval import pool_images, read_array, unit_rows
+from geomatch.colmap.cameras import camera_tags
 from geomatch.colmap.conventions import to_colmap
 from geomatch.describers import Describer
 from geomatch.engine import FailedItem, RunContext
 from geomatch.errors import FeaturesError, GeomatchError
 from geomatch.files import digest_of, fingerprint_of, read_json
-from geomatch.images import Masks, open_image
+from geomatch.images import Masks
 from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key
+from geomatch.reconstruction.folder import is_ours
 from geomatch.reconstruction.localization.pose import Trial
 from geomatch.reconstruction.models import find_model, read_model
 from geomatch.types import Features
@@ -33,7 +34,6 @@ _LEAST = 0.3  # share of an image's points that must lie at keypoints; strangers
 _HELD = 2**30  # bytes of descriptors in memory
 _ALIKE = 1.03  # focal lengths that differ by less are of one camera
 _GUESS = 1.2  # COLMAP's focal length where there is no other, in long sides
-_MAKE, _MODEL = 0x010F, 0x0110  # EXIF
 
 
 class Shown(NamedTuple):
@@ -41,6 +41,7 @@ class Shown(NamedTuple):
 
     features: Features
     points: NDArray[np.int64]  # (N,) rows of `ModelImages.xyz`, -1 for none
+    bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +54,6 @@ class ModelImages:
     stored: StoredFeatures
     pooled: tuple[str, ...]
     """Keys of the pooled features of each image."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
     @cached_property
     def _model(self) -> Any:
@@ -109,9 +107,9 @@ class ModelImages:
                 raise FeaturesError(f"{name}: {text}; give the model's own photographs (--images)")
             numbers = points_at(features, self.images[name].points2D)
             rows = np.where(numbers < 0, -1, self._numbers.searchsorted(numbers))
-            found = Shown(features, rows)
+            found = Shown(features, rows, getattr(features.descriptors, "nbytes", 0))
         self._held[name] = found  # those used last are last
-        while len(self._held) > 1 and sum(map(_bytes, self._held.values())) > _HELD:
+        while len(self._held) > 1 and sum(one.bytes for one in self._held.values()) > _HELD:
             del self._held[next(iter(self._held))]
         return found
 
@@ -121,29 +119,24 @@ class ModelImages:
         Before it comes that of the images that look alike, have its size, and its make, model and EXIF focal
         length as far as its file tells, if their focal lengths are one; else one by the EXIF focal length.
         """
-        own = _tags(path, size) if path else (None, None, None)
-        cameras = []
+        own, cameras = camera_tags(path) if path else (), []
         for image in (self.images[name] for name in alike):
             if size_of(image.camera) == size:
-                other = _tags(self.files.root / image.name, size)
-                if all(a is None or a == b for a, b in zip(own, other, strict=True)):
+                other = camera_tags(self.files.root / image.name)
+                if all(a in ("", b) for a, b in zip(own, other, strict=False)):
                     cameras.append(image.camera)
         focals = [camera.mean_focal_length() for camera in cameras if camera.focal_length_idxs()]
         made, middle = list[Trial](), (size[0] / 2, size[1] / 2)
         if focals and max(focals) <= _ALIKE * min(focals):
             made.append(Trial(Camera(cameras[0].model_name, size, tuple(cameras[0].params))))
-        elif own[2]:
-            made.append(Trial(Camera("SIMPLE_PINHOLE", size, (own[2], *middle)), refine=True))
+        elif path and (known := camera_of(path, size)):
+            made.append(Trial(known, refine=True))
         return [*made, Trial(Camera("SIMPLE_PINHOLE", size, (_GUESS * max(size), *middle)), True, True)]
 
 
 def size_of(camera: Any) -> tuple[int, int]:
     """(width, height) of COLMAP's camera in pixels."""
     return camera.width, camera.height
-
-
-def _bytes(shown: Shown) -> int:
-    return 0 if shown.features.descriptors is None else shown.features.descriptors.nbytes
 
 
 def points_at(features: Features, points2D: Any) -> NDArray[np.int64]:  # noqa: N803
@@ -174,12 +167,11 @@ def find_model_images(
     read, and when its points are not at these keypoints.
     """
     folder, model = find_model(path), read_model(path)
-    run = next((place for place in (path, folder.parent.parent) if _is_run(place)), None)
+    run = next((place for place in (path, folder.parent.parent) if is_ours(place)), None)
     told = run and read_json(run / "summary.json", "summary").get("images_folder")
-    root = images or (Path(told) if told else None)
-    if root is None or not root.is_dir():
-        what = f"{root} is no folder" if root else f"{path} does not say where its images are"
-        raise GeomatchError(f"{what}: give the folder of the model's photographs (--images)")
+    root = images or Path(told or path / "images")
+    if not root.is_dir():
+        raise GeomatchError(f"{root} is no folder: give that of the model's photographs (--images)")
     names = sorted(str(image.name) for image in model.images.values() if image.has_pose)
     files, detector_key = ImageFiles(root.absolute(), masks), [cache_key(part) for part in parts]
     store = context.store_at((run or path / "localized") / "store")
@@ -205,18 +197,3 @@ def find_model_images(
             raise GeomatchError(f"{image.name}: {text}: {way}")
     content = digest_of([fingerprint_of(sorted(folder.glob("*.???"))), *stored.keys.items()])
     return made, content, skipped
-
-
-def _is_run(place: Path) -> bool:
-    with suppress(GeomatchError):
-        return bool(read_json(place / "summary.json", "summary").get("program") == "geomatch reconstruct")
-    return False
-
-
-def _tags(path: Path, size: tuple[int, int]) -> tuple[str | None, str | None, float | None]:
-    """Make, model and focal length in pixels of a file's EXIF data, None where it has none."""
-    make = model = None
-    with suppress(Exception), open_image(path) as picture:  # damaged tags are as good as none
-        make, model = (picture.getexif().get(tag) for tag in (_MAKE, _MODEL))
-    camera = camera_of(path, size)
-    return make, model, camera.params[0] if camera else None

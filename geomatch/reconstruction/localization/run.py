@@ -6,29 +6,28 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.collection.folder import find_images
 from geomatch.collection.options import EXTRACTION, MATCHING, Extraction, Matching
-from geomatch.engine import BlockTask, FailedItem, RunContext
+from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
-from geomatch.engine.run import grouped, in_blocks
+from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, ImageError, first_line
-from geomatch.files import digest_of, folder_beside, make_folder, read_json, write_whole
+from geomatch.files import digest_of, folder_beside, read_json, write_whole
+from geomatch.reconstruction.folder import locked
 from geomatch.reconstruction.localization.localizer import NEAREST, Localizer
 from geomatch.reconstruction.localization.pose import Localization
 
 _PROGRAM = "geomatch localize"
 _RESULTS, _POSES = "results.json", "poses.txt"
 _COLMAP = ("cameras.txt", "images.txt", "points3D.txt", "rigs.txt", "frames.txt")
-_BLOCK, _SAVED = 4, 5.0  # queries of a block, and seconds after which what is done is written
-_Query = tuple[str, Path]
+_SAVED = 5.0  # seconds after which what is done is written
 _log = logging.getLogger(__name__)
 
 
@@ -60,25 +59,22 @@ def localize(
         localizer = Localizer(model, images, **options)  # type: ignore[arg-type]
         for line in grouped(localizer.skipped):
             _log.warning("left out of the model: %s", line)
-        make_folder(out)
-        try:
-            lock = FileLock(out / ".lock").acquire(timeout=0)
-        except Timeout as error:
-            text = "another run is writing there; wait for it, or give another folder"
-            raise GeomatchError(f"{out}: {text}") from error
-        with lock:
+        with locked(out):
             entries, keys = _read(out), dict[str, str]()
             for name, path in found.items():
                 with suppress(OSError):
                     keys[name] = digest_of([localizer.key, localizer.file(path, name).checksum()])
             known = {name for name in keys if entries.get(name, {}).get("key") == keys[name]}
-            blocks = in_blocks([query for query in found.items() if query[0] not in known], _BLOCK)
-            task, saved = BlockTask(partial(_localize, localizer), localizer.need), monotonic()
+            todo, saved = [query for query in found.items() if query[0] not in known], monotonic()
+            quiet = None if run.progress else True
             try:
-                for (name, _), one in run.work().results(task, blocks, "localizing", "image", len(known)):
-                    failed = isinstance(one, FailedItem)  # and may be read another time
-                    result = Localization(one.reason) if isinstance(one, FailedItem) else one
-                    entries[name] = {"key": None if failed else keys.get(name), **result.to_json()}
+                for name, path in tqdm(todo, desc="localizing", unit="image", disable=quiet):
+                    key = keys.get(name)
+                    try:
+                        result = localizer.localize(localizer.file(path, name))
+                    except (ImageError, OSError) as error:  # it may be read another time
+                        key, result = None, Localization(first_line(error))
+                    entries[name] = {"key": key, **result.to_json()}
                     if monotonic() - saved >= _SAVED:
                         _save(out, entries)
                         saved = monotonic()
@@ -87,16 +83,6 @@ def localize(
             results = {name: Localization.from_json(entry) for name, entry in sorted(entries.items())}
             _write(out, {name: one for name, one in results.items() if one})
     return {name: results[name] for name in found}
-
-
-def _localize(localizer: Localizer, block: Sequence[_Query]) -> list[Localization | FailedItem]:
-    done: list[Localization | FailedItem] = []
-    for name, path in block:
-        try:
-            done.append(localizer.localize(localizer.file(path, name)))
-        except (ImageError, OSError) as error:
-            done.append(FailedItem(first_line(error)))
-    return done
 
 
 def _find_queries(given: Sequence[Path]) -> dict[str, Path]:
