@@ -65,9 +65,10 @@ def test_right_matches_are_right_in_every_frame_of_homographies(photo0: Image, t
         if protocols[name].kind == "mma":
             assert row["within"][0] == row["matches"] > 200
         else:
-            assert max(row["errors_px"]) < 0.1, name
+            # DKM's code, and so `roma`, moves points by half a pixel, and the corners not
+            assert max(row["errors_px"]) < (0.5 if protocols[name].corner_origin else 0.1)
     wrong = exact()
-    wrong["points1"] = wrong["points1"] + [5, 0]
+    wrong["points1"] = wrong["points1"] + [4.5, 0]
     write(folder, "v_p 1-2", **wrong)
     again = run("hpatches", data, "mma", {"files": f"matches:{folder}"})
     assert again.computed == 1  # another file, another key
