@@ -102,11 +102,11 @@ def test_masks_of_a_sequence_are_used(tmp_path: Path, small: NDArray[np.uint8], 
     paths = write(tmp_path / "v_x/1.png", small), write(tmp_path / "v_x/2.png", small)
     method = create_method("sift", 200)
     entry, store = Entry(method, method.key()), Store.at(tmp_path / "store")
-    plain = Views(entry, store).pair(paths, frame, False)
+    plain = Views(entry, store).pair("v_x 1-2", paths, frame, False)
     left = np.zeros_like(small)
     left[:, 160:] = 255
     write(tmp_path / "v_x/masks/1.png.png", left)
-    masked = Views(entry, store).pair(paths, frame, False)
+    masked = Views(entry, store).pair("v_x 1-2", paths, frame, False)
     x, _ = warp_points(np.linalg.inv(masked.matrix0), masked.features0.keypoints).T
     assert x.min() >= 158
     assert len(masked.features0) > 50
@@ -114,5 +114,5 @@ def test_masks_of_a_sequence_are_used(tmp_path: Path, small: NDArray[np.uint8], 
     assert plain.features0.keypoints[:, 0].min() < 60
     matcher = FunctionMatcher(lambda image0, image1: (np.full((2, 2), [[50], [200]]),) * 2)
     given = Method("own", pair_matcher=matcher)
-    masked = Views(Entry(given, given.key()), store).pair(paths, "original", False)
+    masked = Views(Entry(given, given.key()), store).pair("v_x 1-2", paths, "original", False)
     assert masked.features0.keypoints.tolist() == [[200, 200]]

@@ -153,7 +153,7 @@ def test_what_objects_do_wrong_is_counted_and_limited(data: Path, tmp_path: Path
         "five": reasons["shapes"].partition("got")[0] + "got [(9, 5)]",
         "mute": "TypeError: 'NoneType' object is not iterable",
     }  # fmt: skip
-    assert reasons["shapes"].startswith("the function must return points (M, 2)")
+    assert reasons["shapes"].startswith("matches must be points (M, 2)")
     assert [row["MMA@3"] for row in result.summaries() if row["method"] == "other"][-1] == 0
     with pytest.raises(ValueError, match="give objects by name"):
         run_benchmark(*given, [Pairs()], tmp_path / "out")  # type: ignore[list-item]

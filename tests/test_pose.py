@@ -314,7 +314,7 @@ def test_methods_of_strings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for text, words in (
         ("sift+mnn[ratio=2]", "write mnn, or mnn.ratio"),
         ("sift+mnn[t=0.8]", "write mnn, or mnn.ratio"),
-        ("vismatch:roma+mnn[ratio=0.8]", "DETECTOR"),
+        ("matches:folder+mnn[ratio=0.8]", "DETECTOR"),
     ):
         with pytest.raises(ValueError, match=words):
             create_method(text)

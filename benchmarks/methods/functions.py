@@ -1,4 +1,4 @@
-"""A function of two images as a method, and `geomatch.match` as a whole, with its search and alignment."""
+"""Methods of whole pairs: a function, files of matches, and all of `geomatch.match`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import FeaturesError, first_line, is_out_of_memory
+from geomatch.errors import FeaturesError, first_line, is_out_of_memory, reading
+from geomatch.files import digest_of, read_npz, sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.pipeline import Described, Pipeline
+from geomatch.places import user_path
 from geomatch.relating import relate
 from geomatch.types import Features
 
@@ -57,15 +59,45 @@ def matched_features(answer: Any, image0: Image, image1: Image) -> tuple[Feature
     count = len(arrays[0]) if arrays[0].ndim else 0
     if shapes not in ([(count, 2)] * 2, [(count, 2)] * 2 + [(count,)]):
         raise FeaturesError(
-            f"the function must return points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes[:4]}"
+            f"matches must be points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes[:4]}"
         )
     scores = arrays[2] if len(arrays) == 3 else -np.arange(count, dtype=np.float32)
     if not all(np.isfinite(array).all() for array in arrays):
-        raise FeaturesError("the function returned coordinates or scores that are not finite")
+        raise FeaturesError("matches have coordinates or scores that are not finite")
     order = np.argsort(-scores, kind="stable")
     sizes = image0.size, image1.size
     both = [Features(a[order], scores[order], s) for a, s in zip(arrays[:2], sizes, strict=True)]
     return both[0], both[1]
+
+
+@dataclass(frozen=True)
+class MatchFiles:
+    """Matches in files that another program has written, ``FOLDER/PAIR.npz`` for each pair.
+
+    PAIR is the pair's name in the record, with ``%`` for each slash (``v_wall 1-2``, ``WGBS%kyiv 1-2``). A
+    file holds ``points0`` and ``points1`` (M, 2): row i of both match, in pixels of the original images, the
+    centre of the first at (0, 0). Matches are best first, unless there is ``confidence`` (M,).
+    """
+
+    folder: str
+
+    def cache_key(self) -> Any:
+        """The files by their names and content; raises `FeaturesError` when there are none."""
+        files = sorted(user_path(self.folder).glob("*.npz"))
+        if not files:
+            raise FeaturesError(f"{user_path(self.folder)}: no files of matches PAIR.npz there")
+        return digest_of([[path.name, sha256_of(path)] for path in files])
+
+    def read(self, pair: str, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """Matches of the original images, best first, as `PairMatcher`; raises `FeaturesError`."""
+        path = user_path(self.folder) / f"{pair.replace('/', '%')}.npz"
+        with reading(path, ".npz file of matches", FeaturesError):
+            arrays = read_npz(path.read_bytes())
+            parts = [arrays["points0"], arrays["points1"], arrays.get("confidence")]
+            try:
+                return matched_features([part for part in parts if part is not None], image0, image1)
+            except FeaturesError as error:
+                raise FeaturesError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from geomatch.benchmarks.methods.features import FeatureFiles
+from geomatch.benchmarks.methods.functions import MatchFiles
 from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig, DIFTExtractor, cached_extractor
 from geomatch.dift.files import folder_of
@@ -47,7 +48,7 @@ class Method:
     """The ratio test of mutual nearest neighbours, see `match_mutual`."""
     matcher: Matcher | None = None
     """Instead of mutual nearest neighbours."""
-    pair_matcher: PairMatcher | None = None
+    pair_matcher: PairMatcher | MatchFiles | None = None
     """Instead of all of these."""
     estimator: str | None = None
     """Instead of the protocols' own."""
@@ -124,7 +125,7 @@ class Method:
         Raises:
             ValueError: for a part whose settings cannot be read, see `geomatch.provenance.cache_key`.
             WeightsError: when weights are missing.
-            FeaturesError: when files of features are.
+            FeaturesError: when files of features or matches are.
         """
         return {
             "source": cache_key(self.source),

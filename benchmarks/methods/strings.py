@@ -9,9 +9,8 @@ from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
 from geomatch.benchmarks.methods.features import FeatureFiles, OpenCVFeatures
-from geomatch.benchmarks.methods.functions import PipelineMatcher
+from geomatch.benchmarks.methods.functions import MatchFiles, PipelineMatcher
 from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import default_config, dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
@@ -70,9 +69,9 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       ``DETECTOR+DESCRIPTOR`` with a detector of geomatch or a learned one's keypoints and a DIFT
       descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
       ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
-      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or a matcher of another environment
-      (``vismatch:roma``, ``worker:PYTHON:SCRIPT``), or ``geomatch``, the whole of `geomatch.match`, perhaps
-      with settings of `geomatch.Pipeline`: ``geomatch[effort=high,aligned=yes]``;
+      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or matches in files, see `MatchFiles` (``matches:FOLDER``), or
+      ``geomatch``, the whole of `geomatch.match`, perhaps with settings of `geomatch.Pipeline`:
+      ``geomatch[effort=high,aligned=yes]``;
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
       ``layer`` (several as ``1|2``; so ``discard``), ``ensemble``, or another field of `DIFTConfig` by name;
     - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
@@ -93,9 +92,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         if name not in TRAINED_FOR or len(parts) != 2:
             raise ValueError(f"{text}: LightGlue has weights for {', '.join(TRAINED_FOR)} only")
         matcher = LightGlueMatcher(name, parts.pop().partition(":")[2] or None, device)
-    if len(parts) == 1 and name in ("vismatch", "worker") and not ratio:
-        pair_matcher = worker_matcher(parts[0], max_keypoints, device)
-        return Method(text, pair_matcher=pair_matcher, estimator=chosen)
+    if len(parts) == 1 and name == "matches" and weights and not ratio:
+        return Method(text, pair_matcher=MatchFiles(weights), estimator=chosen)
     if len(parts) == 1 and _bracketed(parts[0])[0] == "geomatch":
         return Method(text, pair_matcher=_pipeline(parts[0], max_keypoints, device), estimator=chosen)
     if len(parts) == 1 and name in ("npz", "h5") and weights:
@@ -109,9 +107,9 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         return Method(text, source, None, metric, ratio, matcher, estimator=chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
-            f"no method {text!r}: give one of {', '.join(_FEATURES)}, vismatch:NAME, "
-            "worker:PYTHON:SCRIPT, geomatch, npz:ROOT:SUFFIX, h5:FILE, or "
-            "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
+            f"no method {text!r}: give one of {', '.join(_FEATURES)}, geomatch, npz:ROOT:SUFFIX, "
+            "h5:FILE, matches:FOLDER, or DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and "
+            "an estimator (+usac_magsac)"
         )
     described = _described(text, parts[1], device)
     source = _detector(name, max_keypoints, weights, device)

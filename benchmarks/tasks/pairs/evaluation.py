@@ -71,7 +71,7 @@ class PairEvaluation:
         paper = self.paper(protocol) and method.samples  # methods that sample no map know no difference
         for pair in self.unit.pairs:
             try:
-                framed = [self._views.pair(pair.paths, frame, paper) for frame in frames]
+                framed = [self._views.pair(pair.name, pair.paths, frame, paper) for frame in frames]
                 row = self.measured(protocol, method, framed, pair)
             except (ImageError, FeaturesError, cv2.error) as error:
                 row = {"reason": UNREADABLE + first_line(error)}

@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.task import Entry, key_of
 from geomatch.benchmarks.methods.features import FeatureFiles
+from geomatch.benchmarks.methods.functions import MatchFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.geometry import warp_points
 from geomatch.images import Image, ImageFile
@@ -51,22 +52,27 @@ class Views:
     _images: dict[tuple[Path, Frame], tuple[Image, Matrix]] = field(default_factory=dict)
     _views: dict[tuple[Path, Frame, bool], Features] = field(default_factory=dict)
 
-    def pair(self, paths: tuple[Path, Path], frame: Frame, paper: bool) -> FramedPair:
-        """Features of two images; ``paper`` says that descriptors are sampled as in the paper's code."""
-        images = [self._image(path, frame)[0] for path in paths]
+    def pair(self, name: str, paths: tuple[Path, Path], frame: Frame, paper: bool) -> FramedPair:
+        """Features of a pair; ``paper`` says that descriptors are sampled as in the paper's code."""
+        (image0, matrix0), (image1, matrix1) = (self._image(path, frame) for path in paths)
         matcher = self.entry.method.pair_matcher
-        if matcher is not None:
+        if isinstance(matcher, MatchFiles):
+            whole = matcher.read(name, *(self._image(path, "original")[0] for path in paths))
+            moved0, inside0 = _moved(whole[0], matrix0, image0)
+            moved1, inside1 = _moved(whole[1], matrix1, image1)
+            both = [moved0[inside0 & inside1], moved1[inside0 & inside1]]
+        elif matcher is not None:
 
             def make(places: list[int]) -> list[Features]:
-                both = matcher.match_images(*images)
-                seen = [one.within(own.keypoints) for one, own in zip(images, both, strict=True)]
-                return [both[place][seen[0] & seen[1]] for place in places]
+                both = matcher.match_images(image0, image1)
+                seen = image0.within(both[0].keypoints) & image1.within(both[1].keypoints)
+                return [both[place][seen] for place in places]
 
             keys = [self._key(paths, frame, side) for side in (0, 1)]
             both = self.store.cached(KIND, keys, make, Features.to_bytes, Features.from_bytes)
         else:
             both = [self._features(path, frame, paper) for path in paths]
-        return FramedPair(both[0], both[1], *(self._image(path, frame)[1] for path in paths))
+        return FramedPair(both[0], both[1], matrix0, matrix1)
 
     def _features(self, path: Path, frame: Frame, paper: bool) -> Features:
         place, method = (path, frame, paper), self.entry.method
@@ -75,7 +81,8 @@ class Views:
             return self._views[place]
         if isinstance(method.source, FeatureFiles):
             whole = method.source.read(path, self._image(path, "original")[0].size)
-            found = _moved(whole, matrix, image)
+            moved, inside = _moved(whole, matrix, image)
+            found = moved[inside]
         else:
 
             def make(_: list[int]) -> list[Features]:
@@ -104,12 +111,12 @@ def with_mask(path: Path) -> ImageFile:
     return ImageFile(path, mask if mask.is_file() else None)
 
 
-def _moved(features: Features, matrix: Matrix, image: Image) -> Features:
-    """Features of the original image in a frame, without those that lie outside or are masked."""
+def _moved(features: Features, matrix: Matrix, image: Image) -> tuple[Features, NDArray[np.bool_]]:
+    """Features of the original image in a frame, and (N,) which lie inside it and are not masked."""
     points = warp_points(matrix, features.keypoints).astype(np.float32)
     inside = ((points >= -0.5) & (points <= np.array(image.size) - 0.5)).all(axis=1)
     moved = Features(points, features.scores, image.size, descriptors=features.descriptors)
-    return moved[inside & image.within(points)]
+    return moved, inside & image.within(points)
 
 
 def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:

@@ -1,1 +1,0 @@
-"""Files that run in other environments, without geomatch."""
