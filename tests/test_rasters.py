@@ -1,6 +1,5 @@
 """Image files in windows at full depth, warped, written, and placed on maps."""
 
-import csv
 import struct
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import reduce_image
 from geomatch.images.loading import raw_size
 from geomatch.rasters import reading
-from geomatch.rasters.maps import Georeference, georeference_of, geotiff_tags, write_points, write_vrt
+from geomatch.rasters.maps import Georeference, georeference_of, geotiff_tags
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Block, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
@@ -503,46 +502,6 @@ def test_a_warped_geotiff_lies_in_the_grid_of_the_reference(tmp_path: Path) -> N
     saved(path, SMOOTH)
     with open_raster(path) as raster:
         assert georeference_of(raster) is None
-
-
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_control_points_come_back(tmp_path: Path, orientation: int) -> None:
-    exif = PILImage.Exif()
-    exif[0x0112] = orientation
-    PILImage.fromarray(SMOOTH).save(tmp_path / "a b.png", exif=exif)
-    points = RNG.random((6, 2)) * 50
-    places = warp_points(GRID, points)
-    with open_raster(tmp_path / "a b.png") as raster:
-        write_points(tmp_path / "x.points", raster, points, places, UTM)
-        write_vrt(tmp_path / "x.vrt", raster, points, places, UTM)
-        stored = raster.stored(points)
-    (tmp_path / "moved").mkdir()
-    for path in list(tmp_path.glob("*.*")):  # what is beside it is found there
-        path.rename(tmp_path / "moved" / path.name)
-    with rasterio.open(tmp_path / "moved" / "x.vrt") as file:
-        gcps, crs = file.gcps
-        assert (crs.to_epsg(), file.count, file.shape) == (32633, 3, (60, 80))
-        found = np.array([[one.col, one.row, one.x, one.y] for one in gcps])
-        with PILImage.open(tmp_path / "moved" / "a b.png") as picture:
-            np.testing.assert_array_equal(np.moveaxis(file.read(), 0, 2), np.asarray(picture))
-    np.testing.assert_allclose(found, np.hstack([stored + 0.5, places]), rtol=0, atol=1e-6)
-    first, *rows = (tmp_path / "moved" / "x.points").read_text().splitlines()
-    assert first == f"#CRS: {UTM}"
-    rows_read = [
-        [float(row[key]) for key in ("mapX", "mapY", "sourceX", "sourceY")] for row in csv.DictReader(rows)
-    ]
-    np.testing.assert_allclose(rows_read, np.hstack([places, (stored + 0.5) * (1, -1)]), rtol=0, atol=1e-6)
-
-
-def test_control_points_of_an_image_on_a_map_are_its_own_coordinates(tmp_path: Path) -> None:
-    """As QGIS has it: in the layer's coordinates, which are pixels only without any."""
-    path = by_gdal(tmp_path / "x.tif", SMOOTH, crs=UTM)
-    with open_raster(path) as raster:
-        write_points(tmp_path / "x.points", raster, np.array([[3, 4]]), np.array([[10.5, 20]]), "")
-        write_vrt(tmp_path / "x.vrt", raster, np.array([[3, 4]]), np.array([[10.5, 20]]), UTM)
-    assert (tmp_path / "x.points").read_text().splitlines()[1] == "10.5,20.0,8.5,4.5,1,0,0,0"
-    with rasterio.open(tmp_path / "x.vrt") as file:
-        assert len(file.gcps[0]) == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

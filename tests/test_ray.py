@@ -17,10 +17,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from stores import damaged_objects
 
 from geomatch.images import Image
 from geomatch.store import Store
-from geomatch.store.upkeep import inspect_store, verify_store
+from geomatch.store.upkeep import inspect_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")]
 HELPERS = Path(__file__).parent / "helpers"
@@ -147,7 +148,7 @@ def made(place: Path, kind: str, count: int) -> Callable[[], bool]:
 def same(out: Path, undisturbed: Path) -> None:
     """Complete, sound, and nothing else than without a disturbance."""
     assert tables(out) == tables(undisturbed)
-    assert verify_store(Store.at(out / "store"), progress=False)[1] == []
+    assert damaged_objects(Store.at(out / "store")) == []
     for kind in ("features", "global"):
         assert objects(out / "store", kind) == objects(undisturbed / "store", kind)
     (state,) = inspect_store(Store.at(out / "store"))[1]

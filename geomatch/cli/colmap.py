@@ -122,21 +122,4 @@ def check(database: Path, images: Path | None) -> int:
     return FOUND if report.ok else NOT_FOUND
 
 
-@colmap.command()
-@click.argument("database", type=click.Path(path_type=Path))
-def scores(database: Path) -> None:
-    """Print how well one plane registers each pair of DATABASE, as CSV; nothing is changed.
-
-    The score is that of `geomatch match`: low for scenes with depth, too.
-    """
-    import csv
-    import sys
-
-    from geomatch.colmap.pair_scores import COLUMNS, pair_scores
-
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    rows.writerows(pair_scores(database))
-
-
 colmap.add_command(outputs)

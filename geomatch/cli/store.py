@@ -43,26 +43,6 @@ def info(place: str) -> int:
 
 @store.command()
 @click.argument("place")
-def verify(place: str) -> int:
-    """Read every object of PLACE and compare its checksum.
-
-    What is damaged is made again by the next run that needs it. Exit code 1:
-    something is damaged.
-    """
-    from geomatch.store import Store
-    from geomatch.store.upkeep import verify_store
-
-    checked, damaged = verify_store(Store.at(place))
-    for name in damaged[:SHOWN]:
-        click.echo(f"damaged     {name}")
-    if len(damaged) > SHOWN:
-        click.echo(f"damaged     {len(damaged) - SHOWN} more")
-    click.echo(f"verified    {checked} objects, {len(damaged)} damaged")
-    return NOT_FOUND if damaged else FOUND
-
-
-@store.command()
-@click.argument("place")
 @click.option("--forget", multiple=True, metavar="RUN",
               help="Remove this run first; the beginning of its name.")  # fmt: skip
 def prune(place: str, forget: tuple[str, ...]) -> None:

@@ -1,16 +1,13 @@
-"""Where the pixels of a GeoTIFF lie on a map, and files that place a picture there by control points."""
+"""Where the pixels of a GeoTIFF lie on a map."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from geomatch.errors import reading, require
-from geomatch.files import replacing, write_whole
-from geomatch.geometry import shift_homography, warp_points
+from geomatch.geometry import shift_homography
 from geomatch.rasters.reading import Raster
 
 _GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, matrix, and keys of the map
@@ -29,10 +26,6 @@ class Georeference:
     def shifted(self, offset: tuple[int, int]) -> "Georeference":
         """That of a canvas whose first pixel lies at the pixel ``offset`` of this one."""
         return Georeference(self.crs, self.matrix @ shift_homography(*offset))
-
-    def to_map(self, points: ArrayLike) -> NDArray[np.float64]:
-        """(N, 2) map coordinates of pixels (N, 2), the centre of the first (0, 0)."""
-        return warp_points(self.matrix, np.asarray(points, np.float64) + 0.5)
 
 
 def georeference_of(raster: Raster) -> Georeference | None:
@@ -62,48 +55,3 @@ def geotiff_tags(georeference: Georeference) -> list[tuple[int, int, int, Any, b
         with tifffile.TiffFile(memory) as file:
             tags = [tag for tag in file.series[0].keyframe.tags if tag.code in _GEOTIFF]
             return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in tags]
-
-
-def write_points(
-    path: str | os.PathLike[str], raster: Raster, points: ArrayLike, places: ArrayLike, crs: str
-) -> None:
-    """Write control points as QGIS's Georeferencer loads them, ``IMAGE.points`` by custom.
-
-    Args:
-        path: the file.
-        raster: the image that is to be placed.
-        points: (K, 2) its pixels.
-        places: (K, 2) their map coordinates.
-        crs: WKT of the map.
-
-    The image's own coordinates are pixels, counted upwards, or those of its map if it has one.
-    """
-    own = georeference_of(raster)
-    source = raster.stored(points) * (1, -1) + (0.5, -0.5) if own is None else own.to_map(points)
-    lines = [f"#CRS: {' '.join(crs.split())}"] if crs else []
-    lines += ["mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
-    lines += [f"{x!r},{y!r},{u!r},{v!r},1,0,0,0" for x, y, u, v in np.hstack([places, source]).tolist()]
-    write_whole(path, "\n".join(lines) + "\n")
-
-
-def write_vrt(
-    path: str | os.PathLike[str], raster: Raster, points: ArrayLike, places: ArrayLike, crs: str
-) -> None:
-    """Write a GDAL virtual dataset: the image with ground control points, for ``gdalwarp``.
-
-    Arguments as of `write_points`. Raises `MissingDependencyError` without rasterio.
-    """
-    copying = require("rasterio.shutil", "geo", "a virtual dataset")
-    with replacing(path) as temporary:
-        with reading(raster.name, "image for GDAL"):
-            copying.copy(os.path.abspath(raster.name), os.path.abspath(temporary), driver="VRT")
-        tree = ElementTree.parse(temporary)
-        root = tree.getroot()
-        for found in [*root.iterfind("SRS"), *root.iterfind("GeoTransform"), *root.iterfind("GCPList")]:
-            root.remove(found)
-        gcps = ElementTree.Element("GCPList", Projection=crs)
-        for number, row in enumerate(np.hstack([raster.stored(points) + 0.5, places]).tolist(), 1):
-            place = dict(zip(("Pixel", "Line", "X", "Y"), map(repr, row), strict=True))
-            ElementTree.SubElement(gcps, "GCP", {"Id": str(number), **place, "Z": "0"})
-        root.insert(0, gcps)
-        tree.write(temporary)

@@ -12,8 +12,7 @@ import numpy as np
 
 from geomatch.files import make_folder, write_whole
 from geomatch.images import READING, Conversion, Reading
-from geomatch.keypoints.detector import spread
-from geomatch.rasters.maps import georeference_of, write_points, write_vrt
+from geomatch.rasters.maps import georeference_of
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
@@ -24,7 +23,6 @@ Pair = tuple[str, str]
 PICTURES, PREVIEWS, PAGE = "warped", "previews", "index.html"
 _SIDE = 1000  # long side of the previews in pixels
 _SQUARES = 8  # of a checkerboard, along its long side
-_CONTROL = 100  # control points beside a map, roughly, spread over the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +68,8 @@ def estimate_of(line: dict[str, Any]) -> HomographyEstimate | None:
     return HomographyEstimate(matrix, inliers, model=line["model"], **given)
 
 
-def write_warped(
-    target: Target, pair: Pair, found: HomographyEstimate, line: dict[str, Any]
-) -> tuple[str, tuple[int, int]]:
-    """Warp the image of a pair onto its reference; control points of ``line`` are written beside maps.
+def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple[str, tuple[int, int]]:
+    """Warp the image of a pair onto its reference.
 
     Returns the picture's path below the results, and where its first pixel lies in the frame. Raises
     `GeomatchError` when an image cannot be read, or the canvas would be too large.
@@ -93,13 +89,6 @@ def write_warped(
         blocks = warp_blocks(moved, send, size, output.interpolation, offset)
         shifted = place.shifted(offset) if place and path.suffix == ".tif" else None
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
-        if place is not None and found.inliers.any():
-            points = [np.array(line[own])[found.inliers] for own in ("points0", "points1")]
-            apart = np.sqrt(np.prod(np.ptp(points[0], axis=0)) / _CONTROL)
-            some = spread(points[0], max(apart, 1.0))
-            own, mapped = points[not output.inverse][some], place.to_map(points[output.inverse][some])
-            for write, suffix in ((write_points, ".points"), (write_vrt, ".vrt")):
-                write(path.with_suffix(suffix), moved, own, mapped, place.crs)
         if output.pages:
             with open_raster(path) as warped:
                 rasters = frame, moved, warped

@@ -210,7 +210,7 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     if found is None:
         return Registration(*pair, line["reason"], matches=matches, key=key)
     try:
-        file, offset = write_warped(target, pair, found, line)
+        file, offset = write_warped(target, pair, found)
     except GeomatchError as error:
         return Registration(*pair, first_line(error), matches=matches, key=key)
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from geomatch.errors import DamagedError, GeomatchError
-from geomatch.files import is_sound
 from geomatch.store.manifest import KIND as RUNS
 from geomatch.store.manifest import Manifest
 from geomatch.store.packs import PackIndex, as_keys, read_pack
@@ -51,25 +49,6 @@ def inspect_store(store: Store) -> tuple[dict[str, tuple[int, int]], list[RunSta
     return counted, states, damaged
 
 
-def verify_store(store: Store, progress: bool = True) -> tuple[int, list[str]]:
-    """Read everything and compare checksums; the number of objects, and names of the damaged ones."""
-    store.check()
-    found = [(kind, key) for kind in KINDS for key in sorted(store.sizes(kind))]
-    damaged = []
-    checked = 0
-    for kind, key in tqdm(found, desc="verify", unit="object", disable=None if progress else True):
-        try:
-            sound = is_sound(store.read(kind, key))
-        except KeyError:  # removed meanwhile
-            continue
-        except DamagedError:
-            sound = False
-        checked += 1
-        if not sound:
-            damaged.append(store.name(kind, key))
-    return checked, damaged
-
-
 def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int]:
     """Remove what no run needs, while no run is under way; the numbers of objects and of their bytes.
 
@@ -92,7 +71,7 @@ def prune_store(store: Store, forget: Sequence[str] = ()) -> tuple[int, int]:
     for name, size in store.sizes("matches").items():
         try:
             keys = as_keys(read_pack(store, name)["keys"])
-        except (KeyError, DamagedError):  # verify tells
+        except (KeyError, DamagedError):  # the next run that reads it removes it
             continue
         if not np.isin(keys, pairs).any():
             going.append(("matches", name, size))
