@@ -19,6 +19,7 @@ PAGES = "\n\n".join(
         "docs/embedded.md",
         "docs/gate.md",
         "docs/opencv.md",
+        "docs/reconstruction.md",
     )
 )
 RECORDS = {
