@@ -100,6 +100,24 @@ def test_images_are_added_to_a_model_in_its_frame(tmp_path: Path, make_scene: Ma
         np.testing.assert_allclose(found[name], matrix, atol=2e-3)
 
 
+def test_wrong_poses_give_no_model_but_the_reason(tmp_path: Path, make_scene: Make) -> None:
+    scene = make_scene(frames=4, points=80)
+    others = scene.truth.__class__()
+    for camera in scene.truth.cameras.values():
+        others.add_camera_with_trivial_rig(camera)
+    images = list(scene.truth.images.values())
+    for image in images:  # as if all were taken from one place
+        copy = image.__class__(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
+        others.add_image_with_trivial_frame(copy, images[0].cam_from_world())
+    start = written(others, tmp_path / "known")
+    mapping = Mapping("triangulation", start=start)
+    result = reconstruct(
+        scene.folder, tmp_path / "out", scene.correspondences, mapping=mapping, context=QUIET
+    )
+    assert not result
+    assert "6 pairs are verified, but their matches give no point from these poses" in result.reason
+
+
 def test_cameras_of_a_rig_keep_their_places(tmp_path: Path, make_scene: Make) -> None:
     scene = make_scene(frames=4, points=150, rename=lambda name: name.replace("_", "/"), cameras=2)
     rig = [{"image_prefix": "camera000001/", "ref_sensor": True}, {"image_prefix": "camera000002/"}]

@@ -504,7 +504,7 @@ def test_the_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "two" / "transforms.json").read_text())["frames"][0]["k1"] == 0
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "sparse", tmp_path / "elsewhere")
-    told = json.dumps({"images_folder": str(images)})
+    told = json.dumps({"program": "geomatch reconstruct", "images_folder": str(images)})
     (tmp_path / "elsewhere" / "summary.json").write_text(told)  # as `geomatch reconstruct` does
     assert main(["colmap", "outputs", str(tmp_path / "elsewhere"), str(out), "--undistort"]) == 0
     shutil.move(tmp_path / "elsewhere" / "sparse", tmp_path)

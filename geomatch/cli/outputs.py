@@ -23,13 +23,12 @@ outputs_options = bundled(
 @outputs_options
 def outputs(model: Path, folder: Path, images: Path | None, forms: tuple[str, ...]) -> None:
     """Write MODEL, a COLMAP model, to FOLDER in forms of other programs."""
-    from geomatch.files import read_json
+    from geomatch.reconstruction.folder import photographs_of
     from geomatch.reconstruction.models import read_model
     from geomatch.reconstruction.outputs import write_outputs
 
     if not forms:
         raise click.UsageError("nothing is asked for: give --undistort, --to nerfstudio or --to ply")
-    known = read_json(model / "summary.json", "summary.json") if (model / "summary.json").is_file() else {}
-    source = images or Path(str(known.get("images_folder", model / "images")))
+    source = images or photographs_of(model)
     for path in write_outputs(read_model(model), source, folder, forms, progress=True):
         click.echo(f"wrote       {click.format_filename(path)}")

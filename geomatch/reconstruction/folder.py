@@ -72,6 +72,18 @@ def is_output(path: Path) -> bool:
     return False
 
 
+def run_of(model: Path) -> Path | None:
+    """The folder of the run that wrote a model, which may be that folder or ``sparse/0`` in it."""
+    return next((place for place in (model, model.parent.parent) if is_ours(place)), None)
+
+
+def photographs_of(model: Path) -> Path:
+    """The folder of a model's photographs: as its run says, or else ``images`` in it."""
+    run = run_of(model)
+    told = run and read_json(run / WRITTEN[0], "summary").get("images_folder")
+    return Path(told or model / "images")
+
+
 def is_ours(out: Path) -> bool:
     """True for the folder of a run."""
     with suppress(GeomatchError):

@@ -178,5 +178,8 @@ def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:
         return text + " may not overlap, or more keypoints (--max-keypoints) or pairs (--pairs) are needed"
     if mapper == "global" and set(good).isdisjoint(("calibrated", "uncalibrated", "calibrated rig")):
         return "all verified pairs are planar or of a turning camera, which global mapping does not use"
+    if mapper == "triangulation":
+        text = f"{sum(good.values())} pairs are verified, but their matches give no point from these poses"
+        return text + ": the poses may be of other images or in another convention"
     text = f"{sum(good.values())} pairs are verified, but no two images could start a model: they may be"
     return text + " taken from one place (no parallax), show one plane, or overlap too little"

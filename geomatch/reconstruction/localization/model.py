@@ -20,11 +20,11 @@ from geomatch.colmap.conventions import to_colmap
 from geomatch.describers import Describer
 from geomatch.engine import FailedItem, RunContext
 from geomatch.errors import FeaturesError, GeomatchError
-from geomatch.files import digest_of, fingerprint_of, read_json
+from geomatch.files import digest_of, fingerprint_of
 from geomatch.images import Masks
 from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key
-from geomatch.reconstruction.folder import is_ours
+from geomatch.reconstruction.folder import photographs_of, run_of
 from geomatch.reconstruction.localization.pose import Trial
 from geomatch.reconstruction.models import find_model, read_model
 from geomatch.types import Features
@@ -82,8 +82,11 @@ class ModelImages:
         return float(np.linalg.norm(np.ptp(box, axis=0)))
 
     @cached_property
-    def _rows(self) -> NDArray[np.float32]:
-        return np.stack([read_array(self.stored.store, GLOBAL, key, "row") for key in self.pooled])
+    def _looks(self) -> tuple[tuple[Any, Any], NDArray[np.float32]]:
+        """Mean and deviation of the pooled features' channels, and the images' unit rows by them."""
+        rows = np.stack([read_array(self.stored.store, GLOBAL, key, "row") for key in self.pooled])
+        scale = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+        return scale, unit_rows(rows, *scale)
 
     @cached_property
     def _held(self) -> dict[str, Shown]:
@@ -91,8 +94,8 @@ class ModelImages:
 
     def nearest(self, row: NDArray[np.float32], count: int) -> list[str]:
         """The images that look most like one with these pooled features, best first."""
-        scale = self._rows.mean(0, dtype=np.float64), self._rows.std(0, dtype=np.float64)
-        alike = unit_rows(self._rows, *scale) @ unit_rows(row[None], *scale)[0]
+        scale, rows = self._looks
+        alike = rows @ unit_rows(row[None], *scale)[0]
         names = list(self.stored.keys)
         return [names[place] for place in np.argsort(-alike, kind="stable")[:count]]
 
@@ -167,14 +170,12 @@ def find_model_images(
     read, and when its points are not at these keypoints.
     """
     folder, model = find_model(path), read_model(path)
-    run = next((place for place in (path, folder.parent.parent) if is_ours(place)), None)
-    told = run and read_json(run / "summary.json", "summary").get("images_folder")
-    root = images or Path(told or path / "images")
+    root = images or photographs_of(path)
     if not root.is_dir():
         raise GeomatchError(f"{root} is no folder: give that of the model's photographs (--images)")
     names = sorted(str(image.name) for image in model.images.values() if image.has_pose)
     files, detector_key = ImageFiles(root.absolute(), masks), [cache_key(part) for part in parts]
-    store = context.store_at((run or path / "localized") / "store")
+    store = context.store_at((run_of(path) or path / "localized") / "store")
     with context.started() as started:
         work = started.work()
         examined = dict(examine(files, names, work, False))
