@@ -73,7 +73,7 @@ def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
 
 LAZY = {
     "pycolmap", "kornia", "fsspec", "jinja2", "matplotlib", "transformers", "ray", "h5py", "scipy",
-    "tifffile", "pillow_heif", "rasterio", "skimage",
+    "tifffile", "pillow_heif", "rasterio", "skimage", "gradio",
 }  # fmt: skip
 
 

@@ -81,7 +81,8 @@ def requirements() -> Iterator[Requirement]:
         *PROJECT["dependency-groups"].values(),
         PROJECT["build-system"]["requires"],
     ):
-        yield from (wish for wish in map(Requirement, group) if wish.name != project["name"])
+        wishes = map(Requirement, (wish for wish in group if isinstance(wish, str)))  # not {include-group}
+        yield from (wish for wish in wishes if wish.name != project["name"])
 
 
 def pins() -> dict[str, set[Version]]:
