@@ -58,7 +58,7 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """Lines without comments; one that ends in a backslash goes on."""
-        joined = self.text.replace("\\\n", " ")
+        joined = self.text.replace("\\\n", "")
         lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
         return [line for line in lines if line]
 
