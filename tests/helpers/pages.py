@@ -1,7 +1,7 @@
 """Pages of Markdown as tests: their blocks of code, and a folder with what their commands name, small.
 
-A block says after its language what a test needs to know: ``slow`` for processes and long runs, and
-``skip="why"`` for downloads and the like, which is only parsed.
+A block says after its language what a test needs to know: ``slow`` for processes and long runs, ``courtyard``
+for photographs that make a model, and ``skip="why"`` for downloads and the like, which are only parsed.
 """
 
 import glob
@@ -119,7 +119,7 @@ class Workplace:
             raise failed
 
     def _run(self, block: Block) -> None:
-        if "courtyard" in block.text and not Path("courtyard").exists():
+        if "courtyard" in block.words and not Path("known").exists():
             _make_courtyard(Path())
         if block.language == "python":
             # blocks of the README are read alone
@@ -190,10 +190,12 @@ def make_workplace(folder: Path, small_sd: Path, seeded: Callable[..., dict[str,
 
 
 def _make_courtyard(folder: Path) -> None:
-    """Views of a courtyard with known poses, one of which is new to the model."""
-    rendered_scene.write(folder / "courtyard", 8, 320)
+    """``photos`` becomes views of a courtyard with ``known`` poses, one of which is new to the model."""
+    rendered_scene.write(folder / "known", 8, 320)
+    shutil.rmtree(folder / "photos")
+    (folder / "known" / "images").rename(folder / "photos")
     (folder / "more").mkdir()
-    view = folder / "courtyard" / "images" / "view04.jpg"
+    view = folder / "photos" / "view04.jpg"
     shutil.copy(view, folder / "more" / "other.jpg")
     view.rename(folder / "new.jpg")
 
