@@ -10,7 +10,7 @@ from messages import VALUE, messages
 from geomatch.cli import app
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
-SHOWN = [text.strip() for _, text in re.findall(r"^- (`+)(.+)\1$", PAGE, re.MULTILINE)]
+SHOWN = [text.strip() for _, text in re.findall(r"^- (`+)(.+)\1\\?$", PAGE, re.MULTILINE)]
 CAUGHT = {"no angle"}
 """What no user sees."""
 
