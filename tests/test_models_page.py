@@ -60,4 +60,4 @@ def test_row_and_card(name: str) -> None:
     download = "none" if config.embedded else size(total)
     (row,) = (line for line in TABLE if f"[`{name}`]" in line)
     assert row.startswith(f"| [`{name}`](#{name}) |")
-    assert row.endswith(f"| {config.timestep} | {image(config)}, {ensemble(config)} | {download} |")
+    assert row.endswith(f"| {config.ensemble_size} | {download} |")
