@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, run_options
+from geomatch.cli.options import OVERWRITE, bundled, make_out, run_options
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
@@ -111,7 +111,8 @@ for _name, _words in _DATA_SETS.items():
 @benchmark.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
-              show_default=True, help="Where report.html and its kin go.")  # fmt: skip
+              show_default=True, help="Folder for report.html and leaderboard.csv.")  # fmt: skip
+@OVERWRITE
 @click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
               help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
 def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
@@ -121,6 +122,7 @@ def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
     """
     from geomatch.benchmarks.harness.report import write_report
 
+    make_out(out, ("report.html", "leaderboard.csv"))
     for path in write_report(runs, out, keypoints):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out
+from geomatch.cli.options import OVERWRITE, bundled, changed_config, descriptor_options, make_out
 from geomatch.errors import ImageError
 
 RECORD = "propagation.json"
@@ -19,6 +19,7 @@ RECORD = "propagation.json"
 @click.argument("targets", metavar="TARGET...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
               help="Write a PNG per target here, and propagation.json.")  # fmt: skip
+@OVERWRITE
 @click.option("--descriptor", metavar="NAME", default="dift-tiny", show_default=True,
               help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
               "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
@@ -48,6 +49,7 @@ def propagate(
     Exit code 0: all targets have the edit, 1: some have not, 2: bad input or usage.
     """
     names = _names(edit, source, targets, out)
+    make_out(out, (RECORD, *names))
     import numpy as np
     from tqdm import tqdm
 
@@ -67,7 +69,6 @@ def propagate(
     named = {name: given[name] for name in ("estimator", "threshold", "refine_homography")}
     pipeline = Pipeline(descriptor=extractor, **named)
     prepared = prepare_edit(edit, source, pipeline, given["max_points"], seed)
-    make_out(out)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows: list[dict[str, Any]] = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from geomatch.cli.options import DENSE, dense_config, descriptor_options, make_out, parse_points
+from geomatch.cli.options import DENSE, OVERWRITE, dense_config, descriptor_options, make_out, parse_points
 
 
 @click.command()
@@ -16,6 +16,7 @@ from geomatch.cli.options import DENSE, dense_config, descriptor_options, make_o
               "black and white is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
               help="Write overlay.mp4, tracks.csv and masks/ here; store/ caches what is done.")  # fmt: skip
+@OVERWRITE
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many. [default: all]")
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
 @DENSE
@@ -53,7 +54,7 @@ def track(
     marks = load_mask(mask) if mask else None
     images = frames_of(video, frames)
     count, rate = video_properties(video, frames)
-    make_out(out)
+    make_out(out, ("overlay.mp4", "tracks.csv"))
     given = rules, cells or usual, Store.at(out / "store")
     extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
     if marks is None:
