@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 from geomatch.cli.options import OVERWRITE, bundled, make_out, run_options
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
         click.echo(table(task, result.summaries()))
         for line in grouped(skipped):
             click.echo(f"skipped     {line}", err=True)
-        click.echo(f"computed    {result.computed} evaluations of a {task.unit[0]}, the rest was there")
-        click.echo(f"wrote       {click.format_filename(result.path)}")
+        made = f"computed {result.computed} evaluations of a {task.unit[0]}, the rest was there,"
+        finish(made, result.path)
         return NOT_FOUND if skipped else FOUND
 
 
@@ -123,6 +124,5 @@ def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
     from geomatch.benchmarks.harness.report import write_report
 
     make_out(out, ("report.html", "leaderboard.csv"))
-    for path in write_report(runs, out, keypoints):
-        click.echo(f"wrote       {click.format_filename(path)}")
+    finish("reported", *write_report(runs, out, keypoints))
     return FOUND

@@ -41,8 +41,9 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
     return decorate
 
 
-def refuse_given(context: click.Context, names: Collection[str], why: str) -> None:
+def refuse_given(names: Collection[str], why: str) -> None:
     """Raise `UsageError` when one of these options, by names of parameters, was given without effect."""
+    context = click.get_current_context()
     for option in context.command.params:
         if option.name in names and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"{option.opts[0]} has no effect {why}")

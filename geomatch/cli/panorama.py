@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import pipeline_options, reading_options, show_progress
+from geomatch.cli.logs import finish
+from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import OVERWRITE, descriptor_options, make_out
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def panorama(
         reading.masks.check(names, folder)
     for name in names:
         check_image_file(folder / name)
-    show_progress()
     sources = [reading.file(folder / name, name) for name in names]
     result = stitch(sources, scene=scene, projection=projection, pipeline=pipeline())
     for name, reason in result.left_out.items():
@@ -69,5 +69,6 @@ def panorama(
         if not pair.reason:
             click.echo(f"pair        {pair}")
     height, width = result.pixels.shape[:2]
-    click.echo(f"wrote       {click.format_filename(picture)}, {width}x{height} pixels")
+    placed = f"{len(names) - len(result.left_out)} of {len(names)} images"
+    finish(f"{placed} became {width}x{height} pixels", picture)
     return NOT_FOUND if result.left_out else FOUND

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
+from geomatch.cli.logs import finish
 from geomatch.cli.options import DENSE, OVERWRITE, dense_config, descriptor_options, make_out, parse_points
 
 
@@ -39,10 +40,10 @@ def track(
     if bool(points) == (mask is not None):
         raise click.UsageError("give either --points X,Y (once or more often) or --mask PNG")
     import numpy as np
-    from tqdm import tqdm
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
+    from geomatch.progress import progress_bar
     from geomatch.store import Store
     from geomatch.video.frames import frames_of, video_properties
     from geomatch.video.masks import load_mask
@@ -56,14 +57,11 @@ def track(
     count, rate = video_properties(video, frames)
     make_out(out, ("overlay.mp4", "tracks.csv"))
     given = rules, cells or usual, Store.at(out / "store")
-    extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
+    extractor, shown = cached_extractor(config), progress_bar(images, "frames", "frame", count)
     if marks is None:
         saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)
     else:
         saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
     paths, number, seen = saved
-    click.echo(f"frames      {number}")
-    whole = sum(count == number for count in seen)
-    click.echo(f"{'objects' if mask else 'points':<11} {len(seen)}, {whole} of them in every frame")
-    for path in paths:
-        click.echo(f"wrote       {click.format_filename(path)}")
+    whole, what = sum(count == number for count in seen), "objects" if mask else "points"
+    finish(f"followed {len(seen)} {what} through {number} frames, {whole} of them in every frame,", *paths)
