@@ -1,14 +1,14 @@
 """``geomatch match`` and ``geomatch demo``."""
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish, show_stages
 from geomatch.cli.options import (
     MASKS,
     bundled,
@@ -141,21 +141,6 @@ reading_options = bundled(
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
 
 
-def show_progress() -> None:
-    """Print on standard error what the package logs that it is doing, until the present command ends."""
-    logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
-    told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
-    before = logger.level
-    logger.addHandler(told)
-    logger.setLevel(logging.INFO)
-
-    def quiet() -> None:
-        logger.removeHandler(told)
-        logger.setLevel(before)
-
-    click.get_current_context().call_on_close(quiet)
-
-
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
@@ -201,7 +186,7 @@ def match(
 
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
-    show_progress()
+    show_stages()
     from geomatch.drawing.result import save_result
     from geomatch.pairs import match_pair
 
@@ -235,8 +220,7 @@ def _match_list(
         if out is None:
             click.echo(json.dumps(line, allow_nan=False))
     if out:
-        click.echo(f"pairs       {total}, of them {failed} without a result")
-        click.echo(f"wrote       {click.format_filename(out / 'matches.jsonl')}")
+        finish(f"matched {total - failed} of {total} pairs", out / "matches.jsonl")
     return NOT_FOUND if failed else FOUND
 
 
@@ -244,8 +228,10 @@ def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
     from geomatch.drawing.result import summary
 
     click.echo(summary(result))
-    for line in (*remarks, *(f"wrote       {click.format_filename(path)}" for path in written)):
+    for line in remarks:
         click.echo(line)
+    inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
+    finish(inliers if result.geometry else "not found", *written)
 
 
 def descriptor_config(
@@ -274,7 +260,7 @@ def descriptor_config(
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    show_progress()
+    show_stages()
     import geomatch
     from geomatch.drawing.result import save_result
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
+from geomatch.cli.logs import finish
 from geomatch.cli.options import DENSE, dense_config, descriptor_options, parse_points
 
 
@@ -54,7 +55,6 @@ def show(
     places0 = np.array(points).reshape(-1, 2)
     check_inside(places0, images[0].size)
     extractor = cached_extractor(config)
-    click.echo(f"loading {descriptor} ...", err=True)
     if pca:
         picture = draw_components(images[0], extractor.dense(images[0]))
     else:
@@ -66,4 +66,4 @@ def show(
                 name = click.format_filename(target)
                 click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
     write_png(out, picture)
-    click.echo(f"wrote       {click.format_filename(out)}")
+    finish("drawn", out)
