@@ -151,7 +151,8 @@ def legend(colours: NDArray[np.uint8], low: str, name: str, high: str) -> Pictur
     width, height = 420, 22
     bar = np.asarray(cv2.resize(colours[None], (width, height)), np.uint8)
     y = height + _LINE / 2
-    words = Words(low, (0, y)), Words(name, (width / 2, y), BLACK, "center"), Words(high, (width, y), BLACK, "right")
+    ends = Words(low, (0, y)), Words(high, (width, y), BLACK, "right")
+    words = *ends, Words(name, (width / 2, y), BLACK, "center")
     return Picture((width, height + _LINE), ((bar, (0, 0)),), words=words)
 
 
@@ -161,7 +162,7 @@ def colour_map(number: int) -> NDArray[np.uint8]:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Matplotlib's, where that is installed: Pillow's has the letters of English only."""
     found = find_spec("matplotlib")
     if found is None or found.origin is None:
@@ -182,7 +183,7 @@ def _write_vectors(picture: Picture, path: Path) -> None:
     """SVG or PDF: texts remain texts, photographs are pixels as in the PNG."""
     suffix = path.suffix[1:]
     check_format(suffix)
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     (width, height), point = picture.size, 72 / _DPI
@@ -190,23 +191,23 @@ def _write_vectors(picture: Picture, path: Path) -> None:
         "svg.fonttype": "none", "svg.hashsalt": "geomatch", "pdf.fonttype": 42, "font.family": "DejaVu Sans",
         "image.composite_image": False,
     }  # fmt: skip
-    with matplotlib.rc_context(settings), replacing(path) as temporary:
+    with style.context(["default", settings]), replacing(path) as temporary:
         figure = Figure((width / _DPI, height / _DPI), _DPI)
         axes = figure.add_axes((0, 0, 1, 1))
         for photo, (x, y) in picture.photographs:
             sides = x - 0.5, x + photo.shape[1] - 0.5, y + photo.shape[0] - 0.5, y - 0.5
             axes.imshow(photo, extent=sides, interpolation="none", zorder=0)
         for one in picture.strokes:
-            for path in one.paths:
+            for way in one.paths:
                 axes.plot(
-                    *path.T, color=np.divide(one.colour, 255), linewidth=one.width * point, alpha=one.opacity,
+                    *way.T, color=np.divide(one.colour, 255), linewidth=one.width * point, alpha=one.opacity,
                     solid_capstyle="round",
                 )  # fmt: skip
         for words in picture.words:
             box = words.ground and {"facecolor": np.divide(words.ground, 255), "linewidth": 0, "pad": 2}
             axes.text(
-                *words.place, words.text, color=np.divide(words.colour, 255), size=0.85 * _TEXT * point, bbox=box,
-                ha=words.anchor, va="center_baseline", parse_math=False,
+                *words.place, words.text, color=np.divide(words.colour, 255), size=0.85 * _TEXT * point,
+                ha=words.anchor, va="center_baseline", bbox=box, parse_math=False,
             )  # fmt: skip
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="auto")
         axes.axis("off")

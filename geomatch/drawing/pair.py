@@ -53,7 +53,7 @@ def draw_matches(result: MatchResult) -> Picture:
     right, wrong = np.flatnonzero(inliers), np.flatnonzero(~inliers)
     right = right[thinned(ends0[right], _MOST)][::-1]  # the best are on top
     wrong = wrong[thinned(ends0[wrong], _MOST_WRONG if found else _MOST)]
-    strokes = [Strokes(paths[wrong], _GREY, 1, 0.6 if found else 1.0)]
+    strokes = [Strokes(list(paths[wrong]), _GREY, 1, 0.6 if found else 1.0)]
     colours, bar, errors = np.tile(_ERRORS[:1], (len(paths), 1)), None, _errors(result)
     if errors is not None:
         made = result.settings["estimator"] or result.settings["model"]
@@ -63,8 +63,8 @@ def draw_matches(result: MatchResult) -> Picture:
         bar = legend(_ERRORS, "0", "error of inliers", f"{limit:.3g} px")
     for index in right:
         red, green, blue = colours[index].tolist()
-        dots, colour = paths[index][:, None].repeat(2, axis=1), (red, green, blue)
-        strokes += [Strokes(paths[[index]], colour, 2), Strokes(dots, BLACK, 9), Strokes(dots, colour, 7)]
+        dots, colour = [end[None].repeat(2, axis=0) for end in paths[index]], (red, green, blue)
+        strokes += [Strokes([paths[index]], colour, 2), Strokes(dots, BLACK, 9), Strokes(dots, colour, 7)]
     caption = _counts(result, errors, len(right) if found else len(wrong))
     return captioned(replace(picture, strokes=tuple(strokes)), caption, bar)
 
@@ -125,7 +125,7 @@ def draw_overlay(result: MatchResult, styles: Sequence[Style] = STYLES[:1]) -> P
     rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
     pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
     places = through(np.linalg.inv(matrix), result.image0.size)(pixels)
-    inside, seen = _inside(places, size0)[:, None], _inside(outline, np.array(shown.size))
+    inside = _inside(places, size0)[:, None]
     extent = np.nan_to_num(np.ptp(outline, axis=0).max(), nan=SIDE)
     small = reduce_image(result.image0, int(np.clip(extent, 8, SIDE)))  # else sampling would alias
     sampled = resize_points(np.where(inside, places, 0), result.image0.size, small.size)
@@ -140,13 +140,15 @@ def draw_overlay(result: MatchResult, styles: Sequence[Style] = STYLES[:1]) -> P
         "checkerboard": np.where(odd, above, below), "red-cyan": np.dstack([grey0, grey1, grey1]),
         "blend": cv2.addWeighted(above, 0.5, below, 0.5, 0), "quad": below,
     }  # fmt: skip
-    cuts = np.flatnonzero(~seen)
-    parts = zip(np.split(outline, cuts), np.split(seen, cuts), strict=True)
-    runs = [part[kept] for part, kept in parts]
+    seen = _inside(outline, np.array(shown.size))
+    parts = np.split(outline, np.flatnonzero(~seen))  # each but the first begins outside
+    runs = [part[_inside(part, np.array(shown.size))] for part in parts if len(part) > 1]
     strokes = Strokes(runs, BLACK, 6), Strokes(runs, _FRAME, 3)
     panels = [Picture(shown.size, ((np.asarray(drawn[one], np.uint8), (0, 0)),), strokes) for one in styles]
     rows_of_two = [arranged(panels[start : start + 2], across=True) for start in range(0, len(panels), 2)]
-    image0, image1 = (f"image {n} ({Path(one.name).name})" for n, one in enumerate((result.image0, result.image1)))
+    image0, image1 = (
+        f"image {n} ({Path(one.name).name})" for n, one in enumerate((result.image0, result.image1))
+    )
     said = f"{image0} warped onto {image1} · {', '.join(styles)} · outline: the frame of image 0"
     if set(styles) == {"quad"}:
         said = f"the frame of {image0} in {image1}"

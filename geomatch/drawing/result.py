@@ -14,7 +14,9 @@ from geomatch.files import make_folder, replacing, write_whole
 from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose
 
-PICTURES = tuple(f"{name}.{suffix}" for name in ("matches", "overlay") for suffix in FORMATS)
+_PICTURES = tuple(f"{name}.{suffix}" for name in ("matches", "overlay") for suffix in FORMATS)
+FILES = ("result.json", "matches.npz", *_PICTURES)
+"""All that `save_result` may write or remove."""
 
 
 def save_result(
@@ -47,7 +49,7 @@ def save_result(
     if result.homography:
         written.append(folder / f"overlay.{suffix}")
         draw_overlay(result, styles).write(written[3])
-    for name in PICTURES:
+    for name in _PICTURES:
         if folder / name not in written:
             (folder / name).unlink(missing_ok=True)
     return written

@@ -132,5 +132,6 @@ def _marked(picture: Picture, points: NDArray[np.floating], size: tuple[int, int
             # to the right and above, or where there is room
             place = x + (20 if (fits := x < picture.size[0] - 80) else -20), y + (-28 if y > 56 else 28)
             words.append(Words(str(number + 1), place, BLACK, "left" if fits else "right", colour))
-        strokes += [Strokes(cross + (x, y), BLACK, 6), Strokes(cross + (x, y), colour, 3)]
+        lines = [np.add(bar, (x, y)) for bar in cross]
+        strokes += [Strokes(lines, BLACK, 6), Strokes(lines, colour, 3)]
     return replace(picture, strokes=tuple(strokes), words=tuple(words))
