@@ -66,10 +66,7 @@ def pipeline_of(family: Family, folder: Path) -> tuple[str, Encoders]:
 
 
 def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
-    """The prompt as the family's pipeline in diffusers encodes it.
-
-    Cached beside the weights if that folder can be written to.
-    """
+    """The prompt as the family's pipeline in diffusers encodes it; cached beside the weights if possible."""
     (name, encoders), fingerprint = pipeline_of(family, folder), _fingerprint(family, folder)
     for part in missing_parts(folder, encoders):
         state = "incomplete" if (folder / part).exists() else "missing"
