@@ -183,10 +183,7 @@ def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating])
 
 
 def refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane) -> Points:
-    """Fit to the matches within ``threshold`` (least squares), select again, until they no longer change.
-
-    This removes most of the error that a robust solver's last sample leaves far from the inliers.
-    """
+    """Least-squares fits to the matches within ``threshold``, selected again until they no longer change."""
     inliers = np.zeros(len(p0), dtype=np.bool_)
     for _ in range(rounds):
         previous = inliers

@@ -37,8 +37,7 @@ class Estimator(Protocol):
             image_size: (width, height) of image 0, whose corners must map to a sensible quadrilateral; None
                 takes the inliers' bounding box.
 
-        Raises:
-            ShapeError: unless both are (M, 2) with the same M.
+        Raises ShapeError unless both are (M, 2) with the same M.
         """
 
 
