@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -60,12 +61,8 @@ def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
     taken: list[int] = []
     for index, (x, y) in enumerate(points.tolist()):
         column, row = int(x // distance), int(y // distance)
-        near = (
-            other
-            for i in (column - 1, column, column + 1)
-            for j in (row - 1, row, row + 1)
-            for other in cells.get((i, j), ())
-        )
+        around = product((column - 1, column, column + 1), (row - 1, row, row + 1))
+        near = (other for cell in around for other in cells.get(cell, ()))
         if all((x - u) ** 2 + (y - v) ** 2 >= distance**2 for u, v in near):
             cells.setdefault((column, row), []).append((x, y))
             taken.append(index)
@@ -74,10 +71,7 @@ def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class GridDetector:
-    """The centres of square cells, row by row, all with score 1; needs neither weights nor texture.
-
-    The cells are centred on the image, so that mirroring the image mirrors the grid.
-    """
+    """The centres of square cells, row by row, centred on the image, with score 1; they need no texture."""
 
     step: int = 16
     """Side of a cell in pixels, and so the least distance between keypoints."""
