@@ -235,10 +235,7 @@ def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
 def repeatability(
     points0: Points, points1: Points, truth: ArrayLike, threshold: float
 ) -> tuple[float | None, float | None]:
-    """Share of points, both ways, with one of the other image within the threshold, and their mean distance.
-
-    As SuperPoint's protocol has them, distances in image 1; None where there are none.
-    """
+    """Share of points, both ways, with one near in the other image, and their mean distance; None of none."""
     if not len(points0) or not len(points1):
         return 0.0 if len(points0) + len(points1) else None, None
     apart = warp_points(truth, points0)[:, None] - np.asarray(points1, np.float64)[None]
