@@ -97,6 +97,7 @@ class DIFTExtractor:
         """See `geomatch.types.Traits`."""
         config = self.config
         patches = config.sampling == "patch"
+        ratio = DISTILLED_RATIO if config.embedded and config.head is True else PATCH_RATIO
         return Traits(
             metric=self._metric,
             dense=not patches,
@@ -104,9 +105,7 @@ class DIFTExtractor:
             large=not config.embedded,
             device=config.device,
             reentrant=True,
-            max_ratio=(DISTILLED_RATIO if config.embedded and config.head is True else PATCH_RATIO)
-            if patches
-            else None,
+            max_ratio=ratio if patches else None,
         )
 
     @property

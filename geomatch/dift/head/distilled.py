@@ -17,10 +17,7 @@ ROWS, ACCELERATOR_ROWS = 256, 8192  # patches at a time; on CPUs their maps shou
 
 
 class PatchNetwork(nn.Module):
-    """Two convolutions a level, each level of half the side; ``widths`` are its channels.
-
-    It has no normalisations: those of the training are in its weights.
-    """
+    """Two convolutions a level, each level of half the side; ``widths`` are its channels."""
 
     def __init__(self, widths: Sequence[int], dimension: int) -> None:
         super().__init__()

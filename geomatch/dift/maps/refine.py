@@ -86,10 +86,8 @@ def refine_matches(
 
 def _cell(dense: FeatureMap) -> float:
     """Side in image pixels of a cell of the finest map, the longer one."""
-    return max(
-        dense.image_size[0] / max(layer.shape[2] for layer in dense.maps),
-        dense.image_size[1] / max(layer.shape[1] for layer in dense.maps),
-    )
+    rows, columns = (max(layer.shape[axis] for layer in dense.maps) for axis in (1, 2))
+    return max(dense.image_size[0] / columns, dense.image_size[1] / rows)
 
 
 def _square(half: int, spacing: float) -> Tensor:
