@@ -149,10 +149,7 @@ def _project(camera: Any, matrix: Points, points: Points) -> Points:
 
 
 def _least_inliers(pixels: Points, projected: Points, threshold: float, sample: int) -> int:
-    """The fewest inliers that chance does not explain, see `log10_nfa`.
-
-    Chance is that a keypoint lies where the point of another, elsewhere in the image, is projected.
-    """
+    """The fewest inliers beyond chance, by which a keypoint lies where another one's point is projected."""
     total = len(pixels)
     shifts = np.unique(np.linspace(1, total - 1, 20).astype(int))
     apart = np.array([np.linalg.norm(np.roll(projected, s, 0) - pixels, axis=1) for s in shifts])
