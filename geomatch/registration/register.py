@@ -159,10 +159,7 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
 def named_files(
     given: Sequence[str | PathLike[str]], out: Path, masks: Masks = NO_MASKS
 ) -> tuple[Path, list[str]]:
-    """The folder that all files share, and their paths below it; folders give their images.
-
-    Hidden files, masks, results of an earlier run in ``out`` and files named twice are left out.
-    """
+    """The folder that all files share, and their paths below it, without masks, hidden and earlier files."""
     made = (out / PICTURES, out / PREVIEWS, masks.folder)
     left_out = {Path(os.path.abspath(place)) for place in made if place}
     found: dict[Path, None] = {}

@@ -155,9 +155,8 @@ def _fitted(
     touched = np.zeros((len(links), len(order)), bool)
     touched[np.arange(len(links)), first] = touched[np.arange(len(links)), second] = True
     pattern = sparse.csr_matrix(np.repeat(touched[:, 1:], count, axis=1))[np.repeat(owner, 2)]
-    found = optimize.least_squares(
-        differences, np.zeros(count * len(free)), loss="soft_l1", f_scale=_SCALE, jac_sparsity=pattern
-    )
+    start, loss = np.zeros(count * len(free)), {"loss": "soft_l1", "f_scale": _SCALE}
+    found = optimize.least_squares(differences, start, jac_sparsity=pattern, **loss)
     return {i: matrix / matrix[2, 2] for i, matrix in zip(order, placed(found.x), strict=True)}
 
 

@@ -40,9 +40,7 @@ def register_sequence(
     Images, in natural order of their names, are matched with the one before, then with others on which they
     lie; one adjustment of all (`geomatch.registration.sequence.adjust`) keeps errors from adding up.
     Arguments, files and errors are those of `geomatch.register`; a union canvas has room for all images.
-    Matches, inliers and score of an image are those of its best link.
-
-    Raises `MissingDependencyError` without the extra ``register``.
+    Matches, inliers and score of an image are those of its best link. It needs the extra ``register``.
     """
     images = [images] if isinstance(images, str | PathLike) else images
     folder, files = named_files(images, Path(out), reading.masks)

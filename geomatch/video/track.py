@@ -68,8 +68,7 @@ def default_propagation(config: DIFTConfig | None) -> tuple[PropagationConfig, i
     """The rules for the features of a configuration, and the number of cells along a frame's short side.
 
     Those of the embedded model were measured on a synthetic video: of grids of 60, 90 and 120 cells 90 had
-    the smallest errors of points, and 120 hardly better masks. Others are the paper's for DAVIS-2017 (Tang et
-    al., NeurIPS 2023), whose grid is an eighth of a short side of 480.
+    the smallest errors of points. Others are the paper's for DAVIS-2017 (Tang et al., NeurIPS 2023).
     """
     if config and config.embedded:
         return PropagationConfig(context=7, top_k=5, radius=15, temperature=0.02), 90
@@ -152,11 +151,8 @@ def track_points(
         places, amounts = points_of(torch.from_numpy(labels), frame.size)
         confidence = np.minimum(amounts / whole, 1)
         lost = confidence < LOST
-        yield TrackedPoints(
-            frame,
-            np.where(lost[:, None], np.nan, points if labels is start else places),
-            np.where(lost, 0, confidence).astype(np.float32),
-        )
+        places = np.where(lost[:, None], np.nan, points if labels is start else places)
+        yield TrackedPoints(frame, places, np.where(lost, 0, confidence).astype(np.float32))
 
 
 def track_mask(

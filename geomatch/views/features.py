@@ -49,14 +49,9 @@ class FramedFeatures:
     def to_features(self, image_size: tuple[int, int]) -> Features:
         """As keypoints of the image, with the scale and orientation that are nearest to the frames."""
         x, y = self.frames[:, :, 0].T
-        return Features(
-            self.points.astype(np.float32),
-            self.scores,
-            image_size,
-            np.sqrt(np.abs(np.linalg.det(self.frames))).astype(np.float32),
-            np.arctan2(y, x).astype(np.float32),
-            self.descriptors.numpy(force=True),
-        )
+        scales = np.sqrt(np.abs(np.linalg.det(self.frames))).astype(np.float32)
+        angles, rows = np.arctan2(y, x).astype(np.float32), self.descriptors.numpy(force=True)
+        return Features(self.points.astype(np.float32), self.scores, image_size, scales, angles, rows)
 
 
 def joined(parts: Sequence[FramedFeatures]) -> FramedFeatures:
