@@ -29,10 +29,7 @@ def image_corners(size: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def corner_error(estimate: ArrayLike, truth: ArrayLike, size: tuple[int, int]) -> float:
-    """Mean distance in pixels of image 1 between the image-0 corners under two homographies.
-
-    The measure of the HPatches homography protocols (DeTone et al., SuperPoint, 2018).
-    """
+    """Mean distance in pixels of image 1 of image 0's corners under two homographies (SuperPoint, 2018)."""
     corners = image_corners(size)
     difference = warp_points(estimate, corners) - warp_points(truth, corners)
     return float(np.linalg.norm(difference, axis=1).mean())

@@ -25,10 +25,8 @@ Metric = Literal["cosine", "l2"]
 
 def check_shape(name: str, array: Any, shape: tuple[int | str, ...]) -> None:
     """Raise `ShapeError` unless ``array`` has ``shape``; letters stand for any length."""
-    right = array.ndim == len(shape) and all(
-        isinstance(wanted, str) or got == wanted for got, wanted in zip(array.shape, shape, strict=True)
-    )
-    if not right:
+    got = [wanted if isinstance(wanted, str) else n for n, wanted in zip(array.shape, shape, strict=False)]
+    if array.ndim != len(shape) or got != list(shape):
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(array.shape)}")
 
@@ -284,10 +282,7 @@ class TwoViewGeometry(_Found):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RelativePose(_Found):
-    """How camera 1 stands to camera 0: a point X of camera 0 is at R X + t in camera 1; true in a condition.
-
-    x points right, y down and z forward in both.
-    """
+    """A pose: X in camera 0 is R X + t in camera 1, x right, y down, z forward; true in a condition."""
 
     rotation: NDArray[np.float64]
     """(3, 3) float64, R."""
