@@ -100,7 +100,10 @@ EXIF = "focal lengths are those of the EXIF data, without distortion: no more th
 
 
 def create_model(model: str | Model, threshold: float, images: Sequence[Image]) -> Model:
-    """``fundamental``, or ``essential`` with focal lengths of EXIF data, else `ImageError`; objects stay."""
+    """``fundamental``, or ``essential`` with focal lengths of EXIF data; an object is given back.
+
+    `ImageError` when an image has no focal length, `GeomatchError` when a camera is of another size.
+    """
     if isinstance(model, Essential):
         model.check_sizes(*(image.size for image in images))  # before the work, not after
     if not isinstance(model, str):
