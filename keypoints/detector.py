@@ -47,7 +47,7 @@ def check_limit(max_keypoints: int | None) -> None:
 
 
 def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
-    """Best first, at most ``max_keypoints``, none nearer than ``min_distance`` pixels to a better one."""
+    """Best first, equal ones in order, at most ``max_keypoints``, ``min_distance`` pixels apart at least."""
     check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:
