@@ -175,8 +175,7 @@ def boundary_accuracy(found: Mask, truth: Mask) -> float:
 
 
 def _boundary(mask: Mask) -> Mask:
-    """(H, W) pixels that differ from the next one to the right, below, or slanting; inside the mask's edge
-    or just outside it."""
+    """(H, W) pixels that differ from the next one to the right, below, or slanting: at a mask's edge."""
     # the last row and column have neighbours along themselves only
     next_to = np.pad(mask, ((0, 1), (0, 1)), "edge")
     return (mask ^ next_to[:-1, 1:]) | (mask ^ next_to[1:, :-1]) | (mask ^ next_to[1:, 1:])
