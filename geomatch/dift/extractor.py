@@ -165,7 +165,7 @@ class DIFTExtractor:
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
-        """Describe keypoints; ``paper_sampling`` as of `FeatureMap.sample`. ValueError for another size."""
+        """Describe keypoints; ``paper_sampling`` as of `FeatureMap.sample`. ValueError if sizes differ."""
         return self.describe_many([image], [features], paper_sampling)[0]
 
     def describe_many(

@@ -1,8 +1,4 @@
-"""A small network over patches that stands in for a diffusion model and its projection head.
-
-It was trained to give their descriptors (the model card of `dift-tiny` tells how), with two fifths of their
-multiplications and without their normalisations.
-"""
+"""A small network over patches, trained to stand in for a diffusion model and its head (see its card)."""
 
 import copy
 from collections.abc import Callable, Sequence

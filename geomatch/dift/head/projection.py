@@ -1,7 +1,4 @@
-"""Projection heads, which turn activations into short descriptors, and their files.
-
-A linear one is fitted in closed form; a network is trained, on patches or on maps of whole images.
-"""
+"""Projection heads, which turn activations into short descriptors: linear ones, or trained networks."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

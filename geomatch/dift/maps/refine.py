@@ -41,8 +41,7 @@ def refine_points(
 ) -> NDArray[np.float32]:
     """Move points (N, 2) to the best agreement near them with ``targets`` (N, D), the partners' features.
 
-    ``radius`` is half the side of the square searched, in pixels; points may end up to four cells beyond it,
-    but within the image.
+    ``radius`` is half the side of the square searched, in pixels; points may end up four cells beyond it.
     """
     check_shape("points", points, ("N", 2))
     check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
