@@ -142,7 +142,7 @@ def read_page(
     window: Window | None = None,
     kept: Segments | None = None,
 ) -> Values:
-    """Read the chosen bands, ``all`` but opacity, or the colours that the file declares, and its opacity."""
+    """Read bands of a window: those chosen, all but opacity, or the file's colours with its opacity."""
     tags, count = page.tags, page.tags.samplesperpixel
     if window is None:
         check_size(*page.size, name)
