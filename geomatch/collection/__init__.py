@@ -1,7 +1,4 @@
-"""A folder of photographs: features of each image, pairs chosen and matched, tracks.
-
-`match_collection` does it all; it gives `Correspondences`, which the exporters of `geomatch.colmap` write.
-"""
+"""A folder of photographs: features, pairs chosen and matched, tracks; `match_collection` does it all."""
 
 from typing import TYPE_CHECKING
 

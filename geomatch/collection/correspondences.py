@@ -94,7 +94,7 @@ def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> Non
 def checked(
     found: Correspondences, sizes: Mapping[str, tuple[int, int]], skipped: Counter[str]
 ) -> Correspondences:
-    """The same, checked while read; ``skipped`` counts pairs left out, errors raise `FeaturesError`."""
+    """The same, checked while read; ``skipped`` counts pairs left out, faults raise `FeaturesError`."""
     lengths: dict[str, int] = {}
 
     def load(name: str) -> Features:
