@@ -182,8 +182,7 @@ def named_files(
 def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     """What the results of each pair are called: as its image, with the reference's name if there are several.
 
-    The suffix stays where two names would be one without it. All are UTF-8, lie below the folder of results
-    wherever the images do, and differ.
+    The suffix stays where names would be one without. All differ, are UTF-8, and lie below the results.
     """
     several, named = len({first for first, _ in pairs}) > 1, {}
     for pair in pairs:

@@ -55,9 +55,8 @@ def register_sequence(
     links, lines = list[Link](), list[dict[str, Any]]()
     for _ in range(_ROUNDS):
         known, pairs = len(lines), [(names[i], names[j]) for i, j in tried]
-        for pair, line in zip(
-            tried[known:], islice(match_list(pairs, folder, *told), known, None), strict=True
-        ):
+        made = islice(match_list(pairs, folder, *told), known, None)
+        for pair, line in zip(tried[known:], made, strict=True):
             if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE):
                 links.append(_link(*pair, line))
             sizes |= {own: tuple(line[f"size{side}"]) for side, own in enumerate(pair) if "size0" in line}

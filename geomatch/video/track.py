@@ -1,8 +1,4 @@
-"""Points or a mask of a video's first frame tracked through it by the similarity of DIFT features.
-
-The labels go from frame to frame as in `geomatch.video.propagation`; this module makes labels of points and
-masks, reads the tracks from them, and caches them so that an interrupted run resumes.
-"""
+"""Points or a mask of a video's first frame tracked through it; frames are cached, so that runs go on."""
 
 import hashlib
 from collections import deque
@@ -51,8 +47,7 @@ class TrackedPoints:
     points: NDArray[np.float64]
     """(N, 2) pixels of the frame; NaN where a point is lost."""
     confidence: NDArray[np.float32]
-    """(N,) in [0, 1]: the sum of the point's label map around its maximum, as a share of the first frame's;
-    0 where the point is lost."""
+    """(N,) in [0, 1]: the label map's sum around its maximum, by the first frame's; 0 where it is lost."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

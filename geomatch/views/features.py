@@ -72,10 +72,7 @@ def features_of(parts: Sequence[Features]) -> Features:
 
 
 def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatures:
-    """Described keypoints of a view, to whose pixels the (3, 3) affine matrix leads.
-
-    Keypoints without scale are one pixel large, those without orientation upright.
-    """
+    """Keypoints of a view, to which the (3, 3) affine matrix leads; by default 1 px large, upright."""
     if features.descriptors is None:
         raise ValueError("the descriptor returned features without descriptors")
     own = replace(features, descriptors=None).to_features()
