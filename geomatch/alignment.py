@@ -21,6 +21,7 @@ from geomatch.types import HomographyEstimate
 
 Grey = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
+Place = tuple[int, int]
 Part = tuple[Grey, Grey, Matrix, Matrix]
 """Image 0 flattened, image 1 grey, and the matrices to these from pixels of the whole images."""
 _WINDOW = 31
@@ -73,12 +74,7 @@ def align_parts(
     return best
 
 
-def prepare_part(
-    image0: Image,
-    image1: Image,
-    first0: tuple[int, int] = (0, 0),
-    first1: tuple[int, int] = (0, 0),
-) -> Part:
+def prepare_part(image0: Image, image1: Image, first0: Place = (0, 0), first1: Place = (0, 0)) -> Part:
     """Make what Lucas-Kanade needs of two images, whose first pixels lie there in the whole ones."""
     small = [reduce_image(image, _MAX_SIDE) for image in (image0, image1)]
     greys = [np.asarray(cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY), np.uint8) for image in small]

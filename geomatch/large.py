@@ -1,7 +1,6 @@
 """Images that are too large to be matched whole: reduced first, then in tiles that the first answer pairs.
 
-Tiles are windows of the files, so that memory does not grow with the images, nor does time: of many tiles
-some are taken, spread over the overlap.
+Tiles are windows of the files, some of all, so that neither memory nor time grows with the images.
 """
 
 from collections.abc import Sequence
