@@ -151,9 +151,7 @@ def rank1(parts: Sequence[tuple[Rows, Rows, NDArray[np.int64]]]) -> float:
     """Share of first rows whose most similar second row of the same view, by cosine, is their partner."""
     right = total = 0
     for first, second, view in parts:
-        a, b = (
-            rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (first, second)
-        )
+        a, b = (rows / np.maximum(np.linalg.norm(rows, axis=1)[:, None], 1e-12) for rows in (first, second))
         for number in np.unique(view):
             own = view == number
             right += int(((a[own] @ b[own].T).argmax(1) == np.arange(own.sum())).sum())
