@@ -1,6 +1,7 @@
 """The page of troubleshooting has every message of the code, as printed, and no other."""
 
 import re
+import tomllib
 
 import click
 import pytest
@@ -34,7 +35,7 @@ def test_page_has_every_message(spoken: dict[str, str]) -> None:
         several = len(re.findall(r"\S*\w\S*", " ".join(words))) > 1
         if several and text not in CAUGHT and not re.search(".*?".join(map(re.escape, words)), lines):
             missing.append(f"{path}: {text}")
-    assert not missing, "docs/troubleshooting.md lacks, from:\n" + "\n".join(missing)
+    assert not missing, "add to docs/troubleshooting.md what to do about:\n" + "\n".join(missing)
 
 
 def test_page_has_no_other_message(spoken: dict[str, str]) -> None:
@@ -49,12 +50,17 @@ def test_page_has_no_other_message(spoken: dict[str, str]) -> None:
                 rest = re.sub(start + re.escape(word), VALUE, rest)
         if re.search(r"\w", rest):
             left.append(f"{shown}\n    {rest}")
-    assert not left, "not in the code:\n" + "\n".join(left)
+    assert not left, "take from docs/troubleshooting.md, not in the code:\n" + "\n".join(left)
 
 
 def test_each_is_there_once() -> None:
     """No message has two places, and no list two of one."""
     assert len(SHOWN) == len(set(SHOWN)), {text for text in SHOWN if SHOWN.count(text) > 1}
+
+
+def test_page_has_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == list(extras)
 
 
 def test_advice_names_options_that_exist() -> None:

@@ -92,7 +92,7 @@ def _said(node: ast.AST) -> Iterator[ast.expr]:
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if isinstance(target, ast.Subscript) and _name(target.value) in TABLES:
             yield node.value if isinstance(node, ast.Assign) else target.slice
-        elif isinstance(node, ast.Assign) and _name(target) in ("reason", "_DIED"):
+        elif isinstance(node, ast.Assign) and _name(target) in ("reason", "_DIED", "_HINT"):
             yield node.value
         elif isinstance(node, ast.Assign) and _name(target) in TABLES:
             dicts = [one for one in ast.walk(node.value) if isinstance(one, ast.Dict)]
