@@ -11,7 +11,9 @@ from messages import VALUE, messages
 from geomatch.cli import app
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
-SHOWN = [text.strip() for _, text in re.findall(r"^- (`+)(.+)\1\\?$", PAGE, re.MULTILINE)]
+SHOWN = [
+    one or other for one, other in re.findall(r"^(?:- |  )(?:`([^`]+)`|`` (.+) ``)\\?$", PAGE, re.MULTILINE)
+]
 CAUGHT = {"no angle"}
 """What no user sees."""
 
