@@ -105,7 +105,9 @@ def stitch(
     Raises ImageError for files that cannot be read, and ValueError for fewer than two.
     """
     if scene not in _WAYS_OUT or projection not in ("spherical", "cylindrical", "plane"):
-        raise ValueError(f"unknown scene or projection: {scene!r}, {projection!r}")
+        raise ValueError(
+            f"no such scene or projection: {scene!r}, {projection!r}; see `geomatch panorama --help`"
+        )
     if len(sources) < 2:
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
     pipeline = pipeline or Pipeline()
