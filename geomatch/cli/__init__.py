@@ -85,8 +85,8 @@ def _code_of(error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             click.echo("geomatch: interrupted", err=True)
             return INTERRUPTED
-        case SystemExit():  # of a signal or help instead of a command, or click's way out of a closed pipe
-            return error.code if isinstance(error.code, int) and error.code > 1 else PIPE_CLOSED
+        case SystemExit():  # of a signal, of help or completion, or click's way out of a closed pipe
+            return error.code if isinstance(error.code, int) and error.code != 1 else PIPE_CLOSED
         case GeomatchError() | ValueError() | OSError() | sqlite3.Error():
             return _complain(str(error) or type(error).__name__)
     if isinstance(error, Exception) and is_out_of_memory(error):

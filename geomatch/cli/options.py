@@ -41,6 +41,16 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
     return decorate
 
 
+def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Presets, or names of detectors or estimators, for the completion of a shell."""
+    from geomatch.dift import PRESETS
+    from geomatch.estimators import estimators
+    from geomatch.keypoints import detectors
+
+    names = {"detector": [*detectors()], "estimator": [*estimators()]}.get(str(parameter.name), [*PRESETS])
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def refuse_given(names: Collection[str], why: str) -> None:
     """Raise `UsageError` when one of these options, by names of parameters, was given without effect."""
     context = click.get_current_context()
@@ -221,6 +231,7 @@ def changed_config(config: "DIFTConfig") -> "DIFTConfig":
 
 
 DENSE = click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
+                     shell_complete=complete_names,
                      help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id."
                      )  # fmt: skip
 
