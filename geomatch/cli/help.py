@@ -22,8 +22,13 @@ def add_help(app: click.Group) -> dict[str, Any]:
     """Give every command its examples, at the end of its help; returns settings of rich-click."""
     content = tomllib.loads(files(__package__).joinpath("help.toml").read_text(encoding="utf-8"))
     long = []
-    for path, command in commands_of(app):
-        command.epilog = "\n\n".join(["Examples:", *content["examples"].get(path, [])])
+    for path, command in [("", app), *commands_of(app)]:
+        command.epilog = "\n\n".join(["Examples:", *content["examples"][path]])
         long += [f"geomatch {path}"] * (len(command.params) > _MANY)
     options = dict.fromkeys(long, content["options"])
-    return {"command_groups": {"geomatch": content["commands"]}, "option_groups": options}
+    return {
+        "command_groups": {"geomatch": content["commands"]},
+        "option_groups": options,
+        "commands_before_options": True,
+        "delimiter_slash": " / ",  # where lines may end
+    }
