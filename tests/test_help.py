@@ -57,7 +57,7 @@ def test_every_command_has_examples_that_are_understood() -> None:
 def test_examples_run(path: str, here: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(here.material, tmp_path / "copy", symlinks=True)
     monkeypatch.chdir(tmp_path / "copy")
-    if path in ("benchmark report", "store info", "colmap check"):
+    if path in ("benchmark report", "store", "store info", "colmap check"):
         assert run_line(TOLD["examples"]["colmap"][0]) == 0
         assert run_line("geomatch benchmark hpatches hpatches-sequences --method orb --protocol mma") == 0
     for line in TOLD["examples"][path]:

@@ -36,19 +36,21 @@ _OUT_OF_MEMORY = (
 )
 
 
-@rich_click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_COMMANDS = [
+    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate,
+    localize, store, benchmark, data, head,
+]  # fmt: skip
+
+
+@rich_click.group(
+    commands=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="geomatch-dift", prog_name="geomatch")
 def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-_COMMANDS = (
-    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate,
-    localize, store,
-    benchmark, data, head,
-)  # fmt: skip
-for _command in _COMMANDS:
-    app.add_command(_command)
 for _one in (app, *(command for _, command in commands_of(app))):
     _one.params.append(QUIET)
 

@@ -26,9 +26,4 @@ def add_help(app: click.Group) -> dict[str, Any]:
         command.epilog = "\n\n".join(["Examples:", *content["examples"][path]])
         long += [f"geomatch {path}"] * (len(command.params) > _MANY)
     options = dict.fromkeys(long, content["options"])
-    return {
-        "command_groups": {"geomatch": content["commands"]},
-        "option_groups": options,
-        "commands_before_options": True,
-        "delimiter_slash": " / ",  # where lines may end
-    }
+    return {**content["looks"], "command_groups": {"geomatch": content["commands"]}, "option_groups": options}
