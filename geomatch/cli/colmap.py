@@ -8,7 +8,7 @@ import rich_click as click
 
 from geomatch.cli import collection as shared
 from geomatch.cli.logs import finish
-from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
+from geomatch.cli.options import OVERWRITE, bundled, descriptor_options, make_out, refuse_given, run_options
 
 if TYPE_CHECKING:
     from geomatch.colmap import Cameras
@@ -120,6 +120,7 @@ def check(database: Path, images: Path | None) -> int:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR",
               help="The photographs. [default: what MODEL/summary.json says, or MODEL/images]")  # fmt: skip
+@OVERWRITE
 @shared.outputs_options
 def outputs(model: Path, folder: Path, images: Path | None, forms: tuple[str, ...]) -> int:
     """Write MODEL, a COLMAP model, to FOLDER in forms of other programs."""
@@ -129,6 +130,8 @@ def outputs(model: Path, folder: Path, images: Path | None, forms: tuple[str, ..
 
     if not forms:
         raise click.UsageError("nothing is asked for: give --undistort, --to nerfstudio or --to ply")
+    files = {"undistorted": "undistorted", "nerfstudio": "transforms.json", "ply": "points.ply"}
+    make_out(folder, (files[form] for form in forms))
     source = images or photographs_of(model)
     written = write_outputs(read_model(model), source, folder, forms, progress=True)
     return finish("converted", *written)

@@ -55,7 +55,8 @@ def _add_release(name: str, title: str, size: str) -> None:
             click.echo(f"missing     {missing}: {reason}", err=True)
         if warning := task.warning(found):
             click.echo(f"warning     {warning}", err=True)
-        return finish(f"read {title}", folder, whole=found.complete)
+        place = click.format_filename(folder)
+        return finish(f"{title} is present in {place}, read", whole=found.complete)
 
 
 for _name, _title, _size in (

@@ -115,7 +115,7 @@ MASKS = (
 
 
 OVERWRITE = bundled(
-    "", dict, click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote to --out.")
+    "", dict, click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote there.")
 )
 """Lets `make_out` pass over files that are there."""
 
@@ -132,7 +132,7 @@ def make_out(folder: Path, names: Iterable[str] = ()) -> None:
     context = click.get_current_context()
     there = [folder / name for name in names if (folder / name).exists()]
     if there and not context.params.get("overwrite"):
-        raise GeomatchError(f"{there[0]} exists already; give another --out, or --overwrite to replace it")
+        raise GeomatchError(f"{there[0]} exists already; give another folder, or --overwrite to replace it")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
 
     def remove() -> None:
