@@ -114,17 +114,11 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def fill_page(
-    path: str | os.PathLike[str], package: str, template: str, values: Mapping[str, str], data: Any
-) -> None:
-    """Write a page of HTML from a package's template.
-
-    ``{{data}}`` becomes JSON that cannot end its script, other names in double braces the HTML in ``values``.
-    """
+def fill_page(path: str | os.PathLike[str], package: str, template: str, data: Any) -> None:
+    """Write a page of HTML: a package's template with ``{{data}}`` as JSON, which cannot end its script."""
     encoded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = resources.files(package).joinpath(template).read_text(encoding="utf-8")
-    filled = re.sub(r"\{\{(\w+)\}\}", lambda found: {**values, "data": encoded}[found[1]], page)
-    write_whole(path, filled.encode(errors="replace"))
+    write_whole(path, page.replace("{{data}}", encoded))
 
 
 def as_base64(values: NDArray[Any], kind: str) -> str:
