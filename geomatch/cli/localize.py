@@ -47,8 +47,8 @@ def localize(
     for name, one in done.items():
         text = f"not localized: {one.reason}"
         if one:
-            text = f"{one.inliers} of {one.num_matches} matches, rotation within "
-            text += f"{one.rotation_deviation:.2g} degrees, centre within {one.centre_percent:.2g} % of the extent"
+            text = f"{one.inliers} of {one.num_matches} matches, rotation within {one.rotation_deviation:.2g}"
+            text += f" degrees, centre within {one.centre_percent:.2g} % of the model's extent"
         click.echo(f"{click.format_filename(name):{max(map(len, done))}}  {text}")
     found = sum(map(bool, done.values()))
     written = out or model / "localized"

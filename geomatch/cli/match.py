@@ -11,6 +11,7 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish, show_progress
 from geomatch.cli.options import (
     MASKS,
+    OVERWRITE,
     bundled,
     changed_config,
     complete_names,
@@ -18,12 +19,14 @@ from geomatch.cli.options import (
     given_options,
     make_out,
     parse_numbers,
+    refuse_given,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from geomatch.dift import DIFTConfig
+    from geomatch.drawing.pair import Style
     from geomatch.images import Reading, Stretch
     from geomatch.pipeline import Pipeline
     from geomatch.results import MatchResult
@@ -141,13 +144,25 @@ reading_options = bundled(
     *MASKS,
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
+FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
+                      show_default=True, help="Of the pictures; svg and pdf need the extra report."
+                      )  # fmt: skip
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
-                   "matches.jsonl.")  # fmt: skip
+@bundled(
+    "output",
+    lambda out, styles, suffix: (out, styles, suffix),
+    click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
+                 help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
+                      "matches.jsonl."),
+    click.option("--style", "styles", multiple=True, default=["checkerboard"], show_default=True,
+                 type=click.Choice(["checkerboard", "red-cyan", "blend", "quad"]),
+                 help="How overlay.png shows IMAGE0 on IMAGE1; may be given several times."),
+    FORMAT,
+)  # fmt: skip
+@OVERWRITE
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 @bundled(
     "own_masks",
@@ -166,7 +181,7 @@ reading_options = bundled(
 @descriptor_options()
 def match(
     images: tuple[Path, ...],
-    out: Path | None,
+    output: "tuple[Path | None, tuple[Style, ...], str]",
     as_json: bool,
     own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
@@ -178,6 +193,9 @@ def match(
 
     Exit code 0: found, 1: not found, of a list: a pair could not be matched, 2: bad input or usage.
     """
+    out, styles, suffix = output
+    if out is None or pair_list is not None:
+        refuse_given(("styles", "suffix"), "without the pictures of --out")
     if pair_list is not None:
         if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
@@ -189,16 +207,18 @@ def match(
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
     show_progress()
-    from geomatch.drawing.result import save_result
+    from geomatch.drawing.canvas import check_format
+    from geomatch.drawing.result import FILES, save_result
     from geomatch.pairs import match_pair
 
+    check_format(suffix)
     if out:
-        make_out(out)  # better now than after the work
+        make_out(out, FILES)  # better now than after the work
     reading.masks.check([path.name for path in images])
     found = [reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
     result = match_pair(pipeline(), one, two, reading)
-    written = save_result(result, out) if out else []
+    written = save_result(result, out, styles, suffix) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
