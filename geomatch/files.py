@@ -1,5 +1,6 @@
 """Writing files and folders whole or not at all, their checksums, and arrays to and from one file."""
 
+import base64
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,18 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file with `replacing`; text as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def fill_page(path: str | os.PathLike[str], package: str, template: str, data: Any) -> None:
+    """Write a page of HTML: a package's template with ``{{data}}`` as JSON, which cannot end its script."""
+    encoded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    page = resources.files(package).joinpath(template).read_text(encoding="utf-8")
+    write_whole(path, page.replace("{{data}}", encoded))
+
+
+def as_base64(values: NDArray[Any], kind: str) -> str:
+    """The numbers as text, of the dtype ``kind``."""
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode("ascii")
 
 
 @contextmanager

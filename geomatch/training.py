@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import LinearHead
@@ -19,6 +18,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
 from geomatch.isolation import isolated
 from geomatch.keypoints import OpenCVDetector
+from geomatch.progress import progress_bar
 from geomatch.provenance import cache_key
 from geomatch.store import Store
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
@@ -75,7 +75,7 @@ def fit_on_images(
     fitted: list[tuple[Rows, Rows]] = []
     held_out: list[tuple[Rows, Rows, NDArray[np.int64]]] = []
     used: list[str] = []
-    shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None)
+    shown = progress_bar(hashes.items(), "activations", "image")
     for number, (digest, path) in enumerate(shown):
         key, given = digest_of([digest, settings]), (path, views, motions, seed + int(digest[:8], 16))
 
@@ -189,7 +189,7 @@ def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.floa
     scales0, scales1 = features0.scales, features1.scales
     angles0, angles1 = features0.orientations, features1.orientations
     if scales0 is None or scales1 is None or angles0 is None or angles1 is None:
-        raise ValueError("the keypoints need scale and orientation")
+        raise ValueError("the keypoints need scale and orientation: detect with mixed or sift")
     ahead = np.stack([np.cos(angles0), np.sin(angles0)], axis=1)
     here = warp_points(matrix, features0.keypoints)
     side = warp_points(matrix, features0.keypoints + np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)) - here

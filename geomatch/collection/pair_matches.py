@@ -152,7 +152,7 @@ def match_block(
     for image in images:
         own = image.descriptors if len(image) else np.zeros((0, 0), np.float32)
         if own is None:
-            raise FeaturesError("the features have no descriptors, and the detector brings none")
+            raise FeaturesError("the detector brings no descriptors: name a descriptor, such as dift-tiny")
         if matcher is None:
             rows.append(as_rows(own).to(device))
             image = replace(image, descriptors=None)  # here they are needed no more

@@ -84,7 +84,7 @@ class LightGlueMatcher:
         arrays: dict[str, Any] = {"keypoints": points, "descriptors": rows}
         if self.network.conf.add_scale_ori:
             if features.scales is None or features.orientations is None:
-                raise ValueError("LightGlue for SIFT needs scale and orientation")
+                raise ValueError("LightGlue for SIFT needs scale and orientation: detect with sift")
             arrays |= {"scales": features.scales, "oris": features.orientations}
         device = device_of(self.network)
         tensors = {name: torch.tensor(array, device=device)[None] for name, array in arrays.items()}

@@ -46,7 +46,7 @@ def register_sequence(
     folder, files = named_files(images, Path(out), reading.masks)
     names = natural_order(files)
     if len(names) < 2:
-        raise GeomatchError("a sequence needs two images at least")
+        raise GeomatchError(f"a sequence needs two images at least, got {len(names)}")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)

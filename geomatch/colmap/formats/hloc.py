@@ -94,7 +94,7 @@ def read(features: Path, images: Path, matches: Path | None = None) -> Correspon
     with _opened(features) as file:
         file.visititems(visit)
     if not lengths:
-        raise FeaturesError(f"{features}: holds keypoints of no image")
+        raise FeaturesError(f"{features}: holds keypoints of no image; give the file of local features")
     if half:
         text = "beyond 1024 they are rounded to whole pixels, beyond 2048 to 2 (hloc: as_half=False)"
         _log.warning("%s: keypoints of %d images have 16 bits: %s", features, len(half), text)

@@ -95,6 +95,7 @@ def load_model(config: DIFTConfig, conditioning: Conditioning | None = None) -> 
     dtype = config.dtype
     if dtype == "auto" and device.startswith("cuda") and family is not None and family.flow:
         dtype = "bfloat16"  # which these are trained in
+    _log.debug("weights of %s come from %s and go to %s", config.model, file or folder, device)
     return load_finite(
         lambda *dtypes: load(folder, file, config, device, dtypes),
         dtype, device, config.timestep,
