@@ -95,7 +95,7 @@ class TinyDetector:
     def orient(self, pixels: Tensor, found: FeatureTensors) -> FeatureTensors:
         """Keypoints of `locate`, or some of them, with orientations."""
         if found.scales is None:
-            raise ValueError("the keypoints need scales")
+            raise ValueError("the keypoints need scales: detect with mixed or sift")
         return replace(found, orientations=dominant_orientations(pixels, found.keypoints, found.scales))
 
     def _search(self, grey: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def test_match_prints_a_summary_and_writes_files(run: Run, tmp_path: Path) -> No
     assert "detect ...\n" in err
     code, out, err = run(*arguments, "--out", folder)
     assert code == 2
-    assert "result.json exists already; give another --out, or --overwrite" in complaint(out, err)
+    assert "result.json exists already; give another folder, or --overwrite" in complaint(out, err)
     code, out, err = run(*arguments, "--json")
     content = json.loads(out)  # alone on standard output
     assert code == 0

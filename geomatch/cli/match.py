@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.logs import finish, show_stages
+from geomatch.cli.logs import finish, show_progress
 from geomatch.cli.options import (
     MASKS,
     OVERWRITE,
     bundled,
     changed_config,
+    complete_names,
     descriptor_options,
     given_options,
     make_out,
@@ -37,7 +38,7 @@ GEOMETRIES = (
 )  # fmt: skip
 
 MATCHING = (
-    click.option("--descriptor", metavar="NAME",
+    click.option("--descriptor", metavar="NAME", shell_complete=complete_names,
                  help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
                       "detector's."),
     click.option("--matcher", metavar="NAME",
@@ -114,14 +115,15 @@ def _check_format(context: click.Context, parameter: click.Parameter, value: str
 pipeline_options = bundled(
     "pipeline",
     _pipeline,
-    click.option("--detector", metavar="NAME",
+    click.option("--detector", metavar="NAME", shell_complete=complete_names,
                  help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                       "[default: mixed]"),
     *MATCHING,
     click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
                  show_default=True, help="How many tilted views are tried where plain matching fails."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.",
+                 shell_complete=complete_names),
     click.option("--geometry", type=click.Choice(GEOMETRIES), default="homography", show_default=True,
                  help="What to estimate; auto is the simplest of the first five that explains the "
                       "matches, essential the relative pose of known cameras."),
@@ -211,7 +213,7 @@ def match(
 
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
-    show_stages()
+    show_progress()
     from geomatch.drawing.result import FILES, save_result
     from geomatch.pairs import match_pair
 
@@ -285,7 +287,7 @@ def descriptor_config(
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    show_stages()
+    show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
 

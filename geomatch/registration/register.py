@@ -177,7 +177,9 @@ def named_files(
     unique = {path.resolve(): path for path in reversed(found)}
     files = [path for path in found if unique[path.resolve()] is path]
     if not files:
-        raise GeomatchError(f"no images in {', '.join(map(str, given))}")
+        raise GeomatchError(
+            f"no images in {', '.join(map(str, given))}: give files, or a folder that has images"
+        )
     folder = Path(os.path.commonpath([path.parent for path in files]))
     return folder, [path.relative_to(folder).as_posix() for path in files]
 

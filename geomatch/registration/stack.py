@@ -48,7 +48,7 @@ def register_sequence(
     folder, files = named_files(images, Path(out), reading.masks)
     names = natural_order(files)
     if len(names) < 2:
-        raise GeomatchError("a sequence needs two images at least")
+        raise GeomatchError(f"a sequence needs two images at least, got {len(names)}")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)
@@ -82,10 +82,7 @@ def register_sequence(
 def _further(
     found: Sequence[Matrix | None], sizes: Sequence[tuple[int, int]], tried: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Links to try next: jumps among images that overlap, about those that have no place, and across.
-
-    Images that do not overlap are not tried: that takes longest.
-    """
+    """Links to try next: jumps among images that overlap, about those that have no place, and across."""
     near, known = dict.fromkeys(closures(found, sizes, tried)), set(tried)
     lost = {i for i, matrix in enumerate(found) if matrix is None}
     jumps = [
