@@ -149,7 +149,7 @@ WRONG = {
     "match A B --out A": "is a file",
     "match A B --nonsense": "No such option",
     "matsch": "No such command 'matsch'",
-    "show A": "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca",
+    "show A": "give IMAGE0 IMAGE1 --point X,Y, IMAGE0 IMAGE1 --html, or IMAGE0 --pca",
     "show A B --point here": "'here' is no point; give x,y",
     "show A B --point 640,0": "lies outside image 0",
     "show A --pca --descriptor dift-tiny": "works in patches; choose a dense one",

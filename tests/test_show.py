@@ -196,9 +196,12 @@ def test_wrong_use_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         ("a.png b.png --point 1,1 --point 320,0", "point (320, 0) lies outside image 0, whose last pixel"),
         ("a.png b.png --point 1,1 --point nan,0", "the point (nan, 0) lies outside image 0"),
         ("a.png b.png --point 1,1 --point 1", "'1' is no point; give x,y"),
-        ("a.png b.png --point 1,1 --pca", "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
+        (
+            "a.png b.png --point 1,1 --pca",
+            "give IMAGE0 IMAGE1 --point X,Y, IMAGE0 IMAGE1 --html, or IMAGE0 --pca",
+        ),
         ("a.png b.png none.jpg --point 1,1", "none.jpg: no such file"),
-        ("a.png b.png", "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
+        ("a.png b.png", "give IMAGE0 IMAGE1 --point X,Y, IMAGE0 IMAGE1 --html, or IMAGE0 --pca"),
         ("a.png b.png --point 1,1 --out a.png", "'a.png' is a file"),
         ("a.png --pca --soft", "--soft is about --point"),
     ):
