@@ -26,6 +26,8 @@ FIRST = {
     "_complain",
 }
 """Calls whose first argument is a message, beside errors that are raised."""
+LAST = {"_parsed", "refuse_given"}
+"""Calls whose last argument is a message."""
 TABLES = {"skipped", "images_skipped", "left_out", "broken"}
 """Dictionaries with reasons, or counters of them."""
 
@@ -83,6 +85,8 @@ def _said(node: ast.AST) -> Iterator[ast.expr]:
         severities = [place for place, one in enumerate(node.args[:2]) if _is_severity(one)]
         if severities:
             yield from node.args[severities[0] + 1 :][:1]
+        elif name in LAST:
+            yield from node.args[-1:]
         elif name in FIRST or (whose, name) in (("remarks", "append"), ("_log", "warning")):
             yield from node.args[:1]
         elif name == "fromkeys":
