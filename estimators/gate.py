@@ -148,9 +148,7 @@ class Gate:
             (float(weights.sum()), nfa, second), (count, len(p0)), noise, (deviations, without_some),
             float(np.hypot(*extent)), inside,
         )  # fmt: skip
-        return HomographyEstimate(
-            h, inliers, deviations, second, model=plane.name, covariance=covariance, score=score
-        )
+        return HomographyEstimate(h, inliers, deviations, second, None, plane.name, covariance, score)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""

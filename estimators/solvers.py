@@ -40,7 +40,6 @@ class Estimator(Protocol):
         Raises:
             ShapeError: unless both are (M, 2) with the same M.
         """
-        ...
 
 
 def threshold_of(estimator: Estimator, default: float) -> float:
@@ -94,9 +93,7 @@ class OpenCVEstimator:
         if self.model not in (*PLANES, "auto"):
             raise ValueError(f"unknown model {self.model!r}; choose from: {', '.join(PLANES)}, auto")
         if self.method not in OPENCV_METHODS:
-            raise ValueError(
-                f"unknown OpenCV method {self.method!r}; choose from: {', '.join(OPENCV_METHODS)}"
-            )
+            raise ValueError(f"unknown method {self.method!r}; choose from: {', '.join(OPENCV_METHODS)}")
         if not 1 <= self.max_iterations < 2**31:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
         if not 0 < self.confidence < 1:

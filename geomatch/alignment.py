@@ -104,10 +104,8 @@ def align_points(
     if not len(start):
         return np.zeros((0, 2)), np.zeros(0, np.bool_)
     (height0, width0), (height1, width1) = flat0.shape, grey1.shape
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(
-        grey1, small, (width0, height0), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
+    flags, border = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
+    warped = cv2.warpPerspective(grey1, small, (width0, height0), flags=flags, borderMode=border)
     flat1 = _flattened(np.asarray(warped, np.uint8))
     there, seen = _follow(flat0, flat1, start)
     shift = np.linalg.norm(there - start, axis=1)

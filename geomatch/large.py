@@ -70,10 +70,7 @@ class _Source:
 
 
 def are_large(pipeline: Pipeline, *files: ImageFile) -> bool:
-    """True for files that are matched in tiles, one being large; ImageError when one cannot be read.
-
-    Only a plane is found so: other models are those of the whole images.
-    """
+    """True if a plane is sought in files of which one is large; ImageError when one cannot be read."""
     return pipeline.model in PLANE_MODELS and any(file.pixels() > LARGE for file in files)
 
 

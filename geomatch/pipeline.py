@@ -126,9 +126,8 @@ class Pipeline:
             raise ValueError(f"unknown model {self.model!r}; choose one of: {known}, or give an object")
         estimator = self.estimator
         if isinstance(estimator, str):
-            estimator = create_estimator(
-                estimator, self.threshold, str(self.model) if plane else "homography"
-            )
+            name = str(self.model) if plane else "homography"
+            estimator = create_estimator(estimator, self.threshold, name)
         given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
         object.__setattr__(self, "parts", Parts(*choose_parts(*given), estimator))
 
@@ -147,10 +146,7 @@ class Pipeline:
             raise ValueError(f"images are warped by a plane: choose one of: {', '.join(PLANE_MODELS)}")
 
     def describe(self, images: Sequence[Image], seconds: dict[str, float] | None = None) -> list[Described]:
-        """Detect and describe the keypoints of images, which will be matched with each other.
-
-        ``seconds`` gets the wall time of each stage.
-        """
+        """Detect and describe images that will be matched; ``seconds`` gets the wall time of each stage."""
         seconds = {} if seconds is None else seconds
         detector: Any = self.parts.detector
         with timed(seconds, "detect"):
@@ -228,9 +224,7 @@ def _refining(
     if isinstance(detector, GridDetector) and dense is not None:
         return None if refine_keypoints is False else dense
     if refine_keypoints:
-        wrong = (
-            "the descriptor samples no map of the whole image" if dense is None else "the detector is no grid"
-        )
+        wrong = "the detector is no grid" if dense else "the descriptor samples no map of the whole image"
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
 

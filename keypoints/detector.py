@@ -24,7 +24,6 @@ class Detector(Protocol):
 
     def detect(self, image: Image) -> Features:
         """Keypoints with scores, best first, in pixels of the image given."""
-        ...
 
 
 def runs_ahead(detector: object) -> bool:
@@ -47,10 +46,7 @@ def check_limit(max_keypoints: int | None) -> None:
 
 
 def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
-    """Best first, none nearer than ``min_distance`` pixels to a better one, at most ``max_keypoints``.
-
-    Equal scores keep the order they came in.
-    """
+    """Best first, at most ``max_keypoints``, none nearer than ``min_distance`` pixels to a better one."""
     check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:

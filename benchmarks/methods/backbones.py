@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from geomatch.dift import FeatureMap
 from geomatch.dift.inputs import dense_size
-from geomatch.errors import WeightsError, first_line, require
+from geomatch.errors import WeightsError, reading, require
 from geomatch.images import Image
 from geomatch.provenance import settings_key
 from geomatch.types import Features
@@ -52,16 +52,11 @@ class TransformersFeatures:
         folder = transformers_folder(self.model)
         kinds = {"dino": "ViTModel", "dinov2": "Dinov2Model", "clip": "CLIPVisionModel"}
         options = {"add_pooling_layer": False} if self.name == "dino" else {}
-        try:
-            network, notes = getattr(transformers, kinds[self.name]).from_pretrained(
-                folder, output_loading_info=True, **options
-            )
+        kind = getattr(transformers, kinds[self.name])
+        with reading(folder, f"model of {self.name}", WeightsError):
+            network, notes = kind.from_pretrained(folder, output_loading_info=True, **options)
             if notes["missing_keys"]:
                 raise ValueError(f"{min(notes['missing_keys'])} is missing")
-        except Exception as error:  # transformers raises many types
-            raise WeightsError(
-                f"{self.model} does not hold weights of {self.name} ({first_line(error)})"
-            ) from error
         return network.eval().to(self.device)
 
     @torch.inference_mode()

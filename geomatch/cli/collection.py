@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from geomatch.cli.match import MATCHING, descriptor_config
-from geomatch.cli.options import MASKS, Option, bundled, refuse_given
+from geomatch.cli.options import MASKS, Option, bundled, complete_names, refuse_given
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult, Correspondences
@@ -38,7 +38,7 @@ def _collection(
     }
 
 
-DETECTOR = click.option("--detector", metavar="NAME",
+DETECTOR = click.option("--detector", metavar="NAME", shell_complete=complete_names,
                         help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                              "[default: sift-large]")  # fmt: skip
 MAX_RATIO = click.option(
@@ -78,7 +78,7 @@ def cameras_of(camera_mode: str, camera_model: str, camera_params: str, known: P
     from geomatch.colmap import Cameras
 
     if known:
-        refuse_given(click.get_current_context(), CAMERA_NAMES[:3], "with --cameras, which has them")
+        refuse_given(CAMERA_NAMES[:3], "with --cameras, which has them")
     return Cameras(camera_mode, camera_model, camera_params, known)  # type: ignore[arg-type]
 
 
@@ -105,15 +105,15 @@ class Source(NamedTuple):
 
         return read_correspondences(self.path or Path(), images, self.features, self.matches)
 
-    def check(self, context: click.Context, copied: bool) -> None:
+    def check(self, copied: bool) -> None:
         """Refuse options of matching, which have no effect; if a database is ``copied``, of cameras, too."""
-        names = {*_collection.__annotations__, "store"}
+        context, names = click.get_current_context(), {*_collection.__annotations__, "store"}
         names |= {str(option.name) for option in context.command.params if "dift_" in str(option.name)}
         if context.params.get("verification") != "geomatch":
             names |= {"engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker"}
-        refuse_given(context, names, "on keypoints and matches that are there (--from)")
+        refuse_given(names, "on keypoints and matches that are there (--from)")
         if copied:
-            refuse_given(context, CAMERA_NAMES, "on a database, which has its cameras (--from)")
+            refuse_given(CAMERA_NAMES, "on a database, which has its cameras (--from)")
 
 
 source_options = bundled(
@@ -124,6 +124,14 @@ source_options = bundled(
     click.option("--features", type=click.Path(path_type=Path), metavar="FILE",
                  help="h5 file of features of another name, in the folder PATH or anywhere."),
     click.option("--matches", type=click.Path(path_type=Path), metavar="FILE", help="That of matches."),
+)  # fmt: skip
+
+outputs_options = bundled(
+    "forms", lambda undistort, to: (*to, *["undistorted"] * undistort),
+    click.option("--undistort", is_flag=True,
+                 help="Undistorted images with their model, for 3D Gaussian Splatting: undistorted/."),
+    click.option("--to", type=click.Choice(["nerfstudio", "ply"]), multiple=True,
+                 help="transforms.json with sparse_pc.ply, or points.ply; may be repeated."),
 )  # fmt: skip
 
 
@@ -147,11 +155,3 @@ def tell(result: "CollectionResult") -> None:
     for what, names in (("image", result.skipped), ("pair", result.failed_pairs)):
         for line in grouped(names):
             click.echo(f"skipped     {what}: {line}", err=True)
-
-
-def tell_remade(names: list[str]) -> None:
-    """Print the images whose features were made again."""
-    from geomatch.engine.run import grouped
-
-    for line in grouped(dict.fromkeys(names, "features were damaged in the store")):
-        click.echo(f"made again  {line}")

@@ -1,28 +1,32 @@
 """``geomatch match`` and ``geomatch demo``."""
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish, show_progress
 from geomatch.cli.options import (
     MASKS,
+    OVERWRITE,
     bundled,
     changed_config,
+    complete_names,
     descriptor_options,
     given_options,
     make_out,
     parse_numbers,
+    refuse_given,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from geomatch.dift import DIFTConfig
+    from geomatch.drawing.pair import Style
     from geomatch.images import Reading, Stretch
     from geomatch.pipeline import Pipeline
     from geomatch.results import MatchResult
@@ -33,7 +37,7 @@ GEOMETRIES = (
 )  # fmt: skip
 
 MATCHING = (
-    click.option("--descriptor", metavar="NAME",
+    click.option("--descriptor", metavar="NAME", shell_complete=complete_names,
                  help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
                       "detector's."),
     click.option("--matcher", metavar="NAME",
@@ -104,14 +108,15 @@ def _reading(
 pipeline_options = bundled(
     "pipeline",
     _pipeline,
-    click.option("--detector", metavar="NAME",
+    click.option("--detector", metavar="NAME", shell_complete=complete_names,
                  help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                       "[default: mixed]"),
     *MATCHING,
     click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
                  show_default=True, help="How many tilted views are tried where plain matching fails."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.",
+                 shell_complete=complete_names),
     click.option("--geometry", type=click.Choice(GEOMETRIES), default="homography", show_default=True,
                  help="What to estimate; auto is the simplest of the first five that explains the "
                       "matches, essential the relative pose of known cameras."),
@@ -139,28 +144,25 @@ reading_options = bundled(
     *MASKS,
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
-
-
-def show_progress() -> None:
-    """Print on standard error what the package logs that it is doing, until the present command ends."""
-    logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
-    told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
-    before = logger.level
-    logger.addHandler(told)
-    logger.setLevel(logging.INFO)
-
-    def quiet() -> None:
-        logger.removeHandler(told)
-        logger.setLevel(before)
-
-    click.get_current_context().call_on_close(quiet)
+FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
+                      show_default=True, help="Of the pictures; svg and pdf need the extra report."
+                      )  # fmt: skip
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
-                   "matches.jsonl.")  # fmt: skip
+@bundled(
+    "output",
+    lambda out, styles, suffix: (out, styles, suffix),
+    click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
+                 help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
+                      "matches.jsonl."),
+    click.option("--style", "styles", multiple=True, default=["checkerboard"], show_default=True,
+                 type=click.Choice(["checkerboard", "red-cyan", "blend", "quad"]),
+                 help="How overlay.png shows IMAGE0 on IMAGE1; may be given several times."),
+    FORMAT,
+)  # fmt: skip
+@OVERWRITE
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 @bundled(
     "own_masks",
@@ -179,7 +181,7 @@ def show_progress() -> None:
 @descriptor_options()
 def match(
     images: tuple[Path, ...],
-    out: Path | None,
+    output: "tuple[Path | None, tuple[Style, ...], str]",
     as_json: bool,
     own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
@@ -191,6 +193,9 @@ def match(
 
     Exit code 0: found, 1: not found, of a list: a pair could not be matched, 2: bad input or usage.
     """
+    out, styles, suffix = output
+    if out is None or pair_list is not None:
+        refuse_given(("styles", "suffix"), "without the pictures of --out")
     if pair_list is not None:
         if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
@@ -202,16 +207,18 @@ def match(
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
     show_progress()
-    from geomatch.drawing.result import save_result
+    from geomatch.drawing.canvas import check_format
+    from geomatch.drawing.result import FILES, save_result
     from geomatch.pairs import match_pair
 
+    check_format(suffix)
     if out:
-        make_out(out)  # better now than after the work
+        make_out(out, FILES)  # better now than after the work
     reading.masks.check([path.name for path in images])
     found = [reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
     result = match_pair(pipeline(), one, two, reading)
-    written = save_result(result, out) if out else []
+    written = save_result(result, out, styles, suffix) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
@@ -235,8 +242,7 @@ def _match_list(
         if out is None:
             click.echo(json.dumps(line, allow_nan=False))
     if out:
-        click.echo(f"pairs       {total}, of them {failed} without a result")
-        click.echo(f"wrote       {click.format_filename(out / 'matches.jsonl')}")
+        finish(f"matched {total - failed} of {total} pairs", out / "matches.jsonl")
     return NOT_FOUND if failed else FOUND
 
 
@@ -244,8 +250,10 @@ def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
     from geomatch.drawing.result import summary
 
     click.echo(summary(result))
-    for line in (*remarks, *(f"wrote       {click.format_filename(path)}" for path in written)):
+    for line in remarks:
         click.echo(line)
+    inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
+    finish(inliers if result.geometry else "not found", *written)
 
 
 def descriptor_config(

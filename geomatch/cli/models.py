@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
+from geomatch.cli.options import complete_names
 
 
 @click.group(invoke_without_command=True)
@@ -18,7 +20,7 @@ def models(context: click.Context) -> None:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 def fetch(name: str, revision: str | None) -> None:
     """Download the weights that NAME needs: a preset, a model, or superpoint.
@@ -27,12 +29,13 @@ def fetch(name: str, revision: str | None) -> None:
     """
     from geomatch.dift.inventory import fetch_weights
 
-    for path in fetch_weights(name, revision):
+    for path in (found := fetch_weights(name, revision)):
         click.echo(f"present     {click.format_filename(path)}")
+    finish(f"{len(found)} files or folders are there")
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_names)
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 def layers(model: str, revision: str | None) -> None:
     """List the layers that MODEL, a preset, folder or hub id, can be read at: number, name, channels, stride.
@@ -51,8 +54,7 @@ def layers(model: str, revision: str | None) -> None:
 
 @models.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
-@click.pass_context
-def check(context: click.Context, folder: Path) -> None:
+def check(folder: Path) -> int:
     """Say what model is in FOLDER, what is missing, and what it can be used for; code 1 if for nothing."""
     from geomatch.dift.outline import describe_folder
     from geomatch.weights.sources import outline_folder
@@ -60,7 +62,7 @@ def check(context: click.Context, folder: Path) -> None:
     found, usable = describe_folder(outline_folder(str(folder)))
     for what, words in found:
         click.echo(f"{what:12}{words}")
-    context.exit(FOUND if usable else NOT_FOUND)
+    return FOUND if usable else NOT_FOUND
 
 
 @models.command("convert-adm")
@@ -70,4 +72,4 @@ def convert_adm(checkpoint: Path, out: Path) -> None:
     """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
     from geomatch.weights import adm
 
-    click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out))}")
+    finish("converted", adm.convert_adm(checkpoint, out))

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out
+from geomatch.cli.logs import finish
+from geomatch.cli.options import OVERWRITE, bundled, changed_config, descriptor_options, make_out
 from geomatch.errors import ImageError
 
 RECORD = "propagation.json"
@@ -19,6 +19,7 @@ RECORD = "propagation.json"
 @click.argument("targets", metavar="TARGET...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
               help="Write a PNG per target here, and propagation.json.")  # fmt: skip
+@OVERWRITE
 @click.option("--descriptor", metavar="NAME", default="dift-tiny", show_default=True,
               help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
               "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
@@ -48,8 +49,8 @@ def propagate(
     Exit code 0: all targets have the edit, 1: some have not, 2: bad input or usage.
     """
     names = _names(edit, source, targets, out)
+    make_out(out, (RECORD, *names))
     import numpy as np
-    from tqdm import tqdm
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
@@ -57,6 +58,7 @@ def propagate(
     from geomatch.files import write_whole
     from geomatch.images import write_png
     from geomatch.pipeline import Pipeline
+    from geomatch.progress import progress_bar
     from geomatch.provenance import record, versions
     from geomatch.types import EstimationFailure
 
@@ -67,10 +69,9 @@ def propagate(
     named = {name: given[name] for name in ("estimator", "threshold", "refine_homography")}
     pipeline = Pipeline(descriptor=extractor, **named)
     prepared = prepare_edit(edit, source, pipeline, given["max_points"], seed)
-    make_out(out)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows: list[dict[str, Any]] = []
-    for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
+    for target, name in progress_bar(list(zip(targets, names, strict=True)), "targets", "image"):
         try:
             found = carry_edit(prepared, target)
         except ImageError as error:
@@ -106,7 +107,9 @@ def propagate(
         else:
             agree = f"{row['num_inliers']} of {row['num_matches']} matches agree"
             click.echo(f"wrote       {out / row['picture']} ({agree})")
-    return FOUND if all(row["picture"] for row in rows) else NOT_FOUND
+    failed = sum(row["picture"] is None for row in rows)
+    what = f"{len(rows) - failed} of {len(rows)} targets have the edit"
+    return finish(what, out / RECORD, whole=not failed)
 
 
 def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> list[str]:
@@ -116,14 +119,8 @@ def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> li
     for target, name in zip(targets, names, strict=True):
         other = first.setdefault(name.casefold(), target)  # to some file systems A.png is a.png
         if other is not target:
-            raise click.UsageError(
-                f"{other} and {target} would both become {out / name}; run the command once for each, "
-                "with another --out"
-            )
-    read = {path.resolve() for path in (edit, source, *targets)}
-    for name in names:
-        if (out / name).resolve() in read:
-            raise click.UsageError(
-                f"--out {out}: {out / name} is one of the images given; choose another folder"
-            )
+            both = f"{other} and {target} would both become {out / name}"
+            raise click.UsageError(f"{both}; run the command once for each, with another --out")
+        if any(path.resolve() == (out / name).resolve() for path in (edit, source, *targets)):
+            raise click.UsageError(f"{out / name} is one of the images given; choose another --out")
     return names

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.collection import (
     CAMERAS,
@@ -11,13 +11,12 @@ from geomatch.cli.collection import (
     cameras_of,
     collection_options,
     geometry,
+    outputs_options,
     source_options,
     tell,
-    tell_remade,
 )
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
-from geomatch.cli.outputs import outputs_options
 
 if TYPE_CHECKING:
     from geomatch.colmap import Cameras
@@ -71,7 +70,7 @@ def reconstruct(
     from geomatch.reconstruction import Mapping
 
     if mapping["start"] is None:
-        refuse_given(click.get_current_context(), ("fix_poses",), "without --extend")
+        refuse_given(("fix_poses",), "without --extend")
     return _run(images, out, source, collection, cameras, Mapping(**mapping), forms, context)
 
 
@@ -124,12 +123,11 @@ def _run(
     from geomatch.reconstruction import reconstruct as run
 
     if source:
-        source.check(click.get_current_context(), source.database is not None)
+        source.check(source.database is not None)
     given = (source.database or source.read(images)) if source else CollectionOptions(**collection)
     result = run(images, out, given, cameras=cameras, mapping=mapping, outputs=forms, context=context)
     if result.matching:
         tell(result.matching)
-        tell_remade(result.matching.remade)
     for line in grouped(result.left_out):
         click.echo(f"skipped     image: {line}", err=True)
     click.echo(result.export.text())
@@ -143,6 +141,5 @@ def _run(
         click.echo(f"no model    {result.reason}")
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items())
     click.echo(f"seconds     {sum(result.seconds.values()):.1f} ({spent})")
-    for path in result.written:
-        click.echo(f"wrote       {click.format_filename(path)}")
-    return FOUND if result else NOT_FOUND
+    most = max((model.registered for model in result.models), default=0)
+    return finish(f"placed {most} of {result.num_images} images", *result.written, whole=bool(result))

@@ -81,10 +81,7 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
 
 
 def _files(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
-    """All files below, each folder once, so that links in circles end; by its own name, if that is below.
-
-    Folders that cannot be read are put to the ``skipped`` ones, with the reason.
-    """
+    """All files below, each folder once, as links go in circles; unreadable folders go to ``skipped``."""
 
     def skip(error: OSError) -> None:
         skipped[os.path.relpath(error.filename, root)] = f"the folder cannot be read ({error.strerror})"

@@ -59,10 +59,7 @@ def match_pairs(
     work: Work,
     device: str = "cpu",
 ) -> tuple[LazyPairs, dict[str, str], int]:
-    """Match the pairs that the store does not hold yet on the device, under their `pair_keys`.
-
-    Returns the matches of all, why pairs could not be matched, and how many were not cached.
-    """
+    """Match the pairs that the store lacks; the matches of all, why others failed, and how many were made."""
     store = stored.store
     index = PackIndex.read(store, mend=True)
     places = index.find(keys)

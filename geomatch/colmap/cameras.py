@@ -84,10 +84,7 @@ def image_sizes(
 
 
 def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]], cameras: Cameras) -> None:
-    """Add the images that the database ``path`` lacks, to cameras of like images there where they share one.
-
-    COLMAP leaves out silently what it cannot read.
-    """
+    """Add images that a database lacks, to cameras of like ones there; COLMAP skips what it cannot read."""
     library, mode = pycolmap(), cameras.mode
     known = _assigned(cameras.file, sizes) if cameras.file else {}
     with database(str(path)) as opened:
@@ -174,10 +171,7 @@ def _known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
 
 
 def _assigned(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:
-    """The camera of each image by its name in the model, else the only one of its (width, height).
-
-    Raises GeomatchError for images that get none, or could get several.
-    """
+    """The camera of each image by name, else the only one of its size; GeomatchError for none or several."""
     cameras, numbers = _known_cameras(file)
     assigned, lacking = {}, []
     for name, size in sizes.items():

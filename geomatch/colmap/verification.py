@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
@@ -21,6 +20,7 @@ from geomatch.engine import BlockTask, FailedItem, RunContext, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
+from geomatch.progress import progress_bar
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
 Verification = Literal["colmap", "geomatch", "none"]
@@ -59,16 +59,13 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
         total = left()
         if not total:
             return
-        with tqdm(total=total, desc="verification", unit="pair", disable=None if progress else True) as bar:
+        with progress_bar(None, "verification", "pair", total, progress) as bar:
             interruptible(verify, lambda: bar.update(total - left() - bar.n))
             bar.update(total - bar.n)
 
 
 def verify_with_ours(path: Path, work: Work) -> None:
-    """Estimate the geometry of every pair that has matches but no geometry.
-
-    Pairs that fail are written as degenerate without inliers, which mappers ignore.
-    """
+    """Estimate the geometries that pairs lack; failures are written as degenerate, which mappers ignore."""
     with closing(sqlite3.connect(path)) as connection:
         todo = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
     failed = {}
@@ -90,10 +87,7 @@ def verify_with_ours(path: Path, work: Work) -> None:
 
 
 class _Pair(NamedTuple):
-    """Matched points of two images, in our coordinates; where a focal length is known, without distortion.
-
-    Points that the camera's model cannot reach are NaN, and no inliers.
-    """
+    """Matched points of two images, undistorted where a focal length is known, NaN where none are."""
 
     pair_id: int
     points: tuple[NDArray[np.floating], NDArray[np.floating]]

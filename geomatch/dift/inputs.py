@@ -58,10 +58,7 @@ def dense_size(
 def keypoint_patches(
     picture: Image, features: FeatureTensors, config: DIFTConfig, stride: int
 ) -> Iterator[Tensor]:
-    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation.
-
-    On the device of the features.
-    """
+    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's scale and orientation."""
     if isinstance(config.image_size, tuple):
         raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
     if config.patch_size % stride:

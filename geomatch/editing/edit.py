@@ -178,8 +178,6 @@ def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64]
         return prepared.places[order], moved.points[order]
     (there,) = pipeline.describe([target])
     matches = pipeline.matches_of(prepared.keypoints, there.features, there.describer)
-    both = (
-        own.keypoints.numpy(force=True).astype(np.float64) for own in (prepared.keypoints, there.features)
-    )
-    first, second = (points[rows] for points, rows in zip(both, matches.indices.T, strict=True))
+    sides = zip((prepared.keypoints, there.features), matches.indices.T, strict=True)
+    first, second = (own.keypoints.numpy(force=True)[rows].astype(np.float64) for own, rows in sides)
     return first, second

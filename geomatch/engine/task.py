@@ -21,7 +21,6 @@ class Task(Protocol[_Item, _Result]):
     @property
     def need(self) -> Need:
         """What the worker should have."""
-        ...
 
     def start(self) -> Callable[[Sequence[_Item]], Sequence["_Result | FailedItem"]]:
         """Load models, once per worker; return the function that does a block.
@@ -29,7 +28,6 @@ class Task(Protocol[_Item, _Result]):
         Its results are in the order of the items; an item that cannot be done, such as a damaged image, is a
         `FailedItem`. Exceptions are for what another try may mend.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,12 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """Number of blocks in work at a time, about."""
-        ...
 
     def device(self, name: str) -> str:
         """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``."""
-        ...
 
     def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
         """Try every block once."""
-        ...
 
     def __enter__(self) -> "Engine": ...
 

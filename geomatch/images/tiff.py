@@ -201,9 +201,7 @@ def _read(
     line = -(-across * (samples // planes) * int(tags.bitspersample) // 8)  # bytes of a row
     for plane in range(planes):
         # places in the array, and the samples of a segment that go there
-        pairs = [
-            (n, band if planes == 1 else 0) for n, band in enumerate(bands) if planes == 1 or band == plane
-        ]
+        pairs = [(n, band * (planes == 1)) for n, band in enumerate(bands) if planes == 1 or band == plane]
         for row, column in touched if pairs else ():
             y, x, number = row * down, column * across, (plane * rows + row) * columns + column
             first, last = 0, down if tags.is_tiled else min(down, height - y)

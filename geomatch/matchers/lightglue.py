@@ -69,10 +69,7 @@ class LightGlueMatcher:
 
     @isolated()
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first; their similarity is LightGlue's confidence, 0 to 1.
-
-        Raises ValueError for features of another detector, as far as their descriptors' length tells.
-        """
+        """Matches, best first, with LightGlue's confidence, 0 to 1; ValueError for other features."""
         found = self.network({"image0": self._input(features0), "image1": self._input(features1)})
         scores = found["scores"][0].float().numpy(force=True)
         order = np.argsort(-scores, kind="stable")

@@ -8,13 +8,12 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from geomatch.cameras import pycolmap
 from geomatch.colmap.library import interruptible
 from geomatch.errors import GeomatchError
 from geomatch.files import folder_beside, make_folder, replacing
 from geomatch.images import raw_size
+from geomatch.progress import progress_bar
 from geomatch.reconstruction.folder import is_output
 from geomatch.reconstruction.transforms import write_transforms
 
@@ -73,21 +72,19 @@ def write_undistorted(model: Any, images: Path, folder: Path, progress: bool) ->
         for image in sorted(placed, key=lambda one: str(one.name)):
             (width, height), camera = raw_size(images / image.name), image.camera
             if (width, height) != (camera.width, camera.height) or not camera.focal_length_idxs():
-                lens = f"{camera.model.name}, {camera.width}x{camera.height}"  # COLMAP aborts or copies
-                text = (
-                    f"{images / image.name} ({width}x{height}) cannot be undistorted by its camera ({lens})"
+                lens = (
+                    f"camera ({camera.model.name}, {camera.width}x{camera.height})"  # COLMAP aborts
                 )
-                raise GeomatchError(
-                    f"{text}: photographs that the model was made of are needed, no panoramas"
-                )
+                text = f"{images / image.name} ({width}x{height}) cannot be undistorted by its {lens}"
+                raise GeomatchError(f"{text}: the photographs of the model are needed, no panoramas")
             name = re.sub("[^ -~]", lambda one: f"%{ord(one[0]):X}", image.name.replace("/", "_"))
             while name in names:
                 name = f"_{name}"
             (given / name).symlink_to((images / image.name).resolve())
             names[name], image.name = image.name, name
         renamed.write(str(work / "model"))
-        paths, quiet = [str(path) for path in (made, work / "model", given)], None if progress else True
-        with tqdm(total=len(names), desc="undistorting", unit="image", disable=quiet) as bar:
+        paths = [str(path) for path in (made, work / "model", given)]
+        with progress_bar(None, "undistorting", "image", len(names), progress) as bar:
             interruptible(
                 lambda token: library.undistort_images(*paths, cancellation_token=token),
                 lambda: bar.update(len(os.listdir(done)) - bar.n if done.exists() else 0),

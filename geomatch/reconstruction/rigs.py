@@ -9,10 +9,7 @@ from geomatch.errors import GeomatchError, first_line, reading
 
 
 def read_rigs(path: Path) -> list[Any]:
-    """Read ``rig_config.json`` (COLMAP's documentation, "Rig Support") as pycolmap's configurations.
-
-    Raises GeomatchError when it cannot be read or has no rig.
-    """
+    """Read COLMAP's ``rig_config.json`` as pycolmap's configurations; GeomatchError without a rig."""
     with reading(path, "rig configuration of COLMAP"):
         path.open().close()
         try:

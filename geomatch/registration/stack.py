@@ -82,10 +82,7 @@ def register_sequence(
 def _further(
     found: Sequence[Matrix | None], sizes: Sequence[tuple[int, int]], tried: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Links to try next: jumps among images that overlap, about those that have no place, and across.
-
-    Images that do not overlap are not tried: that takes longest.
-    """
+    """Links to try next: jumps among images that overlap, about those that have no place, and across."""
     near, known = dict.fromkeys(closures(found, sizes, tried)), set(tried)
     lost = {i for i, matrix in enumerate(found) if matrix is None}
     jumps = [

@@ -96,10 +96,7 @@ def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatu
 def view_features(
     image: Image, views: Sequence[View], count: int, detector: Detector, describer: Describer
 ) -> list[FramedFeatures]:
-    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer.
-
-    The detector's ``in_views`` is used where it has that.
-    """
+    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer."""
     own = getattr(detector, "in_views", None)
     if hasattr(type(detector), "in_views"):  # not of a subclass that detects in another way
         own = tensor_method(detector, "in_views", ("detect", "detect_tensors"))

@@ -93,8 +93,7 @@ def network_folder(folder: Path) -> Path:
 def family_of(folder: Path) -> Family | None:
     """The family of the model in a diffusers folder; None for UNets in pixel space.
 
-    Raises:
-        WeightsError: for a network of a family that is not known, or without the rest of its pipeline.
+    Raises WeightsError for a network of a family that is not known, or without the rest of its pipeline.
     """
     network = network_folder(folder)
     family = find_family(read_config(network), network / "config.json")

@@ -155,7 +155,7 @@ def run_line(line: list[str], folder: Path, seconds: float) -> Outcome:
 def unexpected(code: int, text: str) -> str:
     """What standard error holds besides what the command says of its work, and one line about an error."""
     lines = [part for line in text.splitlines() for part in line.split("\r")[-1:] if part.strip()]
-    said = ("skipped ", "warning ", "broken ", "missing ", "run ", "made again ", "geomatch: ")
+    said = ("skipped ", "warning ", "broken ", "missing ", "run ", "geomatch: ")
     bars = ("it/s", "s/it", "/s]", "?it", "?,", "%|", "/s")
     strange = [
         line for line in lines

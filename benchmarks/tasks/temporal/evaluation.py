@@ -31,10 +31,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class VideoEvaluation:
-    """Features are not cached; the context's maps are in memory at once.
-
-    They are about 0.5 GB, of DAVIS with Stable Diffusion.
-    """
+    """Features are not cached; the context's maps are in memory, 0.5 GB of DAVIS with Stable Diffusion."""
 
     video: Video
     entry: Entry
@@ -58,9 +55,7 @@ def evaluate_masks(video: Video, protocol: TemporalProtocol, method: Method) -> 
     size = (truths[0].shape[1], truths[0].shape[0])
     via, grid = _sizes(size, protocol)
     labels = mask_labels(truths[0], grid, smooth=False)
-    rows: list[Row] = [
-        {"pair": f"{video.name} object-{one}", "split": "all", "reason": None} for one in objects
-    ]
+    rows: list[Row] = [{"pair": f"{video.name} object-{n}", "split": "all", "reason": None} for n in objects]
     found: list[tuple[list[float], list[float]]] = [([], []) for _ in objects]
     try:
         carried = _carried(video.frames[:-1], video.name, protocol, grid, labels, method, size)
@@ -169,10 +164,7 @@ def region_similarity(found: Mask, truth: Mask) -> float:
 
 
 def boundary_accuracy(found: Mask, truth: Mask) -> float:
-    """F: harmonic mean of the shares of each boundary that lie near the other one.
-
-    Both empty is 1, one empty is 0.
-    """
+    """F: harmonic mean of the shares of each boundary near the other one; both empty is 1, one empty is 0."""
     height, width = truth.shape
     reach = int(np.ceil(TOLERANCE * np.hypot(height, width)))
     boundary0, boundary1 = _boundary(found), _boundary(truth)
@@ -196,10 +188,7 @@ def _boundary(mask: Mask) -> Mask:
 
 
 def statistics(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of a measure over frames, share of frames above `RECALL`, and first less last quarter's mean.
-
-    As davis2017-evaluation has them: quarters share their ends.
-    """
+    """Mean over frames, share above `RECALL`, first less last quarter's mean, as in davis2017-evaluation."""
     array = np.asarray(values, np.float64)
     ends = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
     first, last = array[: ends[1] + 1], array[ends[3] :]

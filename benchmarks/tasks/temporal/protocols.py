@@ -11,10 +11,7 @@ STRIDE = 8  # pixels of the network's input per cell of the labels
 
 @dataclass(frozen=True, slots=True)
 class TemporalProtocol:
-    """One way to carry the labels of the first frame through a video, see `geomatch.video.propagation`.
-
-    A video of which a frame cannot be read is wrong in all frames.
-    """
+    """One way to carry labels through a video; if a frame cannot be read, all are wrong."""
 
     name: str
     version: int

@@ -213,10 +213,7 @@ def _check_graph(
         text = "there are no verified pairs, and mappers use only these ('No images with matches found')"
         add("warning", text + "; run pycolmap.geometric_verification")
     elif not used:
-        add(
-            "warning",
-            "no verified pair has 15 inliers and a configuration in use; there will be no model",
-        )
+        add("warning", "no verified pair has 15 inliers and a configuration in use; there will be no model")
     if kinds == {2} and all(edge.blank for edge in verified):
         text = "all verified pairs are CALIBRATED, their F, E and H identity or zero: nothing was verified"
         add("warning", text + "; empty two_view_geometries and run geometric verification")

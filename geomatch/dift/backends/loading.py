@@ -84,10 +84,7 @@ def _probe(stride: int) -> Tensor:
 
 @isolated(gradients=True)
 def load_model(config: DIFTConfig, conditioning: Conditioning | None = None) -> DiffusionModel:
-    """Load the networks that ``config`` names, as far as its layers need them.
-
-    A ``conditioning`` is used instead of encoding the prompt.
-    """
+    """Load the networks of ``config``, as far as its layers need; ``conditioning`` replaces the prompt's."""
     device, folder = find_device(config.device), folder_of(config)
     file = None if config.unet_file is None else unet_file(config.unet_file)
     family = family_of(folder)
@@ -102,6 +99,7 @@ def load_model(config: DIFTConfig, conditioning: Conditioning | None = None) -> 
     dtype = config.dtype
     if dtype == "auto" and device.startswith("cuda") and family is not None and family.flow:
         dtype = "bfloat16"  # which these are trained in
+    _log.debug("weights of %s come from %s and go to %s", config.model, file or folder, device)
     return load_finite(
         lambda *dtypes: load(folder, file, config, device, dtypes),
         dtype, device, config.timestep,

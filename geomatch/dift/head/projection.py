@@ -123,9 +123,7 @@ class NetworkHead:
         return self.network.dimension
 
 
-KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
-    "distilled": PatchNetwork, "dense": DenseNetwork,
-}  # fmt: skip
+KINDS: dict[str, type[PatchNetwork | DenseNetwork]] = {"distilled": PatchNetwork, "dense": DenseNetwork}
 """Names of networks in files of heads."""
 Head = LinearHead | NetworkHead
 
@@ -142,7 +140,7 @@ def load_head(path: Path) -> Head:
     """The projection head in a file; `WeightsError` unless it is sound."""
     if not path.is_file():
         raise WeightsError(
-            f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
+            f"{path}: there is no projection head; make one (`geomatch head fit`), or head=False"
         )
     with reading(path, "projection head", WeightsError, "fit it again"):
         tensors, metadata = load_tensors(path)

@@ -78,11 +78,7 @@ def transfer_points(
     metric: Metric = "cosine",
     rule: Rule = "argmax",
 ) -> Transferred:
-    """Find points (N, 2) of image 0 in image 1, whose map `target_of` prepares when it is used many times.
-
-    Raises:
-        ValueError: when a point lies outside image 0.
-    """
+    """Find points (N, 2) inside image 0, else ValueError, in image 1, of which `target_of` prepares a map."""
     check_inside(points, map0.image_size)
     target = map1 if isinstance(map1, PixelFeatures) else target_of(map1, metric, rule)
     found, best = [np.zeros((0, 2))], [np.zeros(0, np.float32)]

@@ -56,9 +56,8 @@ class Localizer:
         self._matching = replace(matching.settled(traits_of(self._parts[1]), context.device), guided=False)
         self._nearest, self._device = nearest, find_device(context.device)
         self._reading = Reading(apply_exif=False, masks=extraction.masks)
-        self._model, content, self.skipped = find_model_images(
-            model, images, self._parts, extraction.masks, context
-        )
+        found = find_model_images(model, images, self._parts, extraction.masks, context)
+        self._model, content, self.skipped = found
         parts = [cache_key(part) for part in (*self._parts, self._matching)]
         self.key = digest_of([_SCHEMA, content, parts, nearest, self._device, versions("pycolmap")])
         """Checksum of all that decides a pose but the query."""

@@ -143,10 +143,7 @@ def size_of(camera: Any) -> tuple[int, int]:
 
 
 def points_at(features: Features, points2D: Any) -> NDArray[np.int64]:  # noqa: N803
-    """(N,) COLMAP's number of the point at each keypoint, -1 for none.
-
-    It is its row's where the model has these keypoints, else that of the nearest.
-    """
+    """(N,) COLMAP's number of each keypoint's point, by its row or else by its place; -1 for none."""
     import cv2
 
     places, count = to_colmap(features.keypoints), len(features)

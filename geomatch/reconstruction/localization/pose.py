@@ -20,10 +20,7 @@ THRESHOLD = 0.005
 _BETTER = 1.25  # times the inliers, for which another focal length is taken than a known one
 _POSES = 4  # that three points give at most (Gao et al., PAMI 2003)
 _OCTAVES = 7  # how often the threshold is doubled to measure how densely keypoints lie
-_DEVIATIONS = (
-    2.0,
-    0.05,
-)  # degrees, and share of the distance to the points, from which on nothing is determined
+_DEVIATIONS = (2.0, 0.05)  # degrees, and share of the points' distance, that determine nothing
 _CELLS = 8  # per side of the image
 _SHARE, _COVERAGE = 0.25, 0.15  # of the matches in a cell, and of the cells in which so many must agree
 _FAR = -1e6  # pixels of what is behind the camera
