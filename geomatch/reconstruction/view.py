@@ -1,6 +1,5 @@
 """A sparse model as one page of HTML that needs nothing else."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,29 +67,23 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
     count = len(model.points)
     chosen = np.sort(np.random.default_rng(_SEED).choice(count, min(count, max_points), replace=False))
     centre, radius = _first_view(model)
+
+    def known(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
     content = {
         "names": list(model.names), "sizes": model.image_sizes.tolist(),
         "focals": model.focal_lengths.tolist(), "counts": model.num_points.tolist(),
-        "errors": [value if math.isfinite(value) else None for value in model.errors.tolist()],
+        "errors": [known(value) for value in model.errors.tolist()],
         "centres": model.centres.tolist(), "rotations": model.rotations.reshape(-1, 9).tolist(),
         "points": as_base64(model.points[chosen], "<f4"), "colours": as_base64(model.colours[chosen], "u1"),
         "tracks": as_base64(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
         "pointErrors": as_base64(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
         "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(), "view": _VIEW,
+        "title": title, "total": count, "track": known(_mean(model.track_lengths)),
+        "error": known(_mean(model.point_errors)),
     }  # fmt: skip
-    drawn = f"{len(chosen):,} of {count:,} points are drawn, chosen at random; the figures count all. "
-    listed = zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
-    rows = [
-        f'<tr data-i="{row}"><td><button><bdi>{html.escape(name)}</bdi></button></td>'
-        f"<td>{points:,}</td><td>{_number(error)}</td></tr>"
-        for row, (name, points, error) in enumerate(listed)
-    ]
-    values = {
-        "title": html.escape(title), "images": f"{len(model.names):,}", "points": f"{count:,}",
-        "track": _number(_mean(model.track_lengths)), "error": _number(_mean(model.point_errors)),
-        "drawn": drawn if len(chosen) < count else "", "rows": "\n".join(rows),
-    }  # fmt: skip
-    fill_page(path, "geomatch.reconstruction", "view.html", values, content)
+    fill_page(path, "geomatch.reconstruction", "view.html", content)
 
 
 def title_of(images: Path) -> str:
@@ -116,10 +109,6 @@ def _rows(values: Sequence[Any], columns: int) -> NDArray[np.float64]:
 def _mean(values: NDArray[Any]) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else math.nan
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "-"
 
 
 def _first_view(model: SparseModel) -> tuple[NDArray[np.float64], float]:
