@@ -33,8 +33,5 @@ def bundled_pair() -> BundledPair:
 
 def real_pair() -> BundledPair:
     """Two photographs of one building, from two places; ``homography`` is NaN: nobody knows it."""
-    credit = (
-        "Château Maupertuis, (c) 2020 NAVER Corp., two photographs from PyPI's kapture 1.1.12, BSD 3-Clause"
-    )
-    unknown = np.full((3, 3), np.nan)
-    return BundledPair(_FOLDER / "chateau1.jpg", _FOLDER / "chateau3.jpg", unknown, credit)
+    credit = "Château Maupertuis, (c) 2020 NAVER Corp., from kapture 1.1.12, BSD 3-Clause"
+    return BundledPair(_FOLDER / "chateau1.jpg", _FOLDER / "chateau3.jpg", np.full((3, 3), np.nan), credit)
