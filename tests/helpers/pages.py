@@ -55,7 +55,7 @@ class Block:
 
     @property
     def slow(self) -> bool:
-        return "slow" in self.words.split() or self.page == GALLERY
+        return "slow" in self.words.split()
 
     @property
     def commands(self) -> list[str]:
