@@ -1,7 +1,4 @@
-"""Robust plane models: OpenCV, Kornia and PoseLib behind one gate; two-view geometry, relative pose.
-
-An estimator is anything with an ``estimate`` method like `Estimator`'s.
-"""
+"""Robust plane models, two-view geometry, relative pose. An estimator has an ``estimate`` as `Estimator`."""
 
 from collections.abc import Callable
 from dataclasses import replace

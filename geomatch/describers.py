@@ -162,8 +162,7 @@ def choose_parts(
 ) -> tuple[Matcher | None, Detector, Describer | None]:
     """Create matcher, detector and describer; where none is given, what the matcher says that it is made for.
 
-    Else the detector is the ``usual`` one, and the describer None. Raises ValueError for others beside the
-    name of a learned matcher.
+    Else the detector is the ``usual`` one, the describer None. ValueError for others with a learned matcher.
     """
     made = create_matcher(matcher, device)
     if (own := getattr(made, "features", None)) is not None:

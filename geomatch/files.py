@@ -80,10 +80,7 @@ def _runs(pid: int, start: str) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds.
-
-    Raises `OSError` when it cannot be written, and for a folder, a pipe or a device.
-    """
+    """A temporary path beside ``path``, renamed to it in the end; `OSError` if that is no plain file."""
     target = Path(path)
     if target.exists() and not target.is_file():
         raise OSError(f"{target} is a folder, pipe or device; give the name of a file")

@@ -65,10 +65,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pipeline:
-    """Everything between images and what relates them, made once for many.
-
-    Raises ValueError for options that make no sense.
-    """
+    """Everything between images and what relates them, made once for many; ValueError for wrong options."""
 
     detector: str | Detector | None = None
     """A name (`geomatch.keypoints.detectors`) or an object; by default SIFT's keypoints and those of the
@@ -216,14 +213,12 @@ class Pipeline:
         return features0, features1, matches
 
 
-def _refining(
-    refine_keypoints: bool | None, detector: Detector, describer: Describer
-) -> DenseDescriber | None:
+def _refining(wanted: bool | None, detector: Detector, describer: Describer) -> DenseDescriber | None:
     """The describer in whose maps keypoints are refined; None for no refinement."""
     dense = as_dense(describer)
     if isinstance(detector, GridDetector) and dense is not None:
-        return None if refine_keypoints is False else dense
-    if refine_keypoints:
+        return None if wanted is False else dense
+    if wanted:
         wrong = "the detector is no grid" if dense else "the descriptor samples no map of the whole image"
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None

@@ -1,7 +1,4 @@
-"""Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on.
-
-Correspondences are those of one image seen twice, through a known homography and another light.
-"""
+"""Fit a projection head for any DIFT model from synthetic views of photographs; interrupted fits go on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -215,8 +212,7 @@ def view_activations(
 ) -> dict[str, NDArray[Any]]:
     """Rows of activations at partners in pairs of views of one image, and the number of their pair of views.
 
-    Partners are of SIFT's keypoints, `PER_VIEW` at random. Motions take turns; pairs without a common
-    keypoint are left out.
+    Partners are `PER_VIEW` of SIFT's keypoints at random. Pairs of views without any are left out.
     """
     found: dict[str, list[Any]] = {"first": [], "second": [], "view": []}
     detector = OpenCVDetector("sift", max_keypoints=MAX_KEYPOINTS)

@@ -97,10 +97,7 @@ class SuperPointNetwork(nn.Module):
         return functional.pixel_shuffle(cells[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W) and unit descriptors (B, D, H/8, W/8).
-
-        Remainders of a division of H and W by 8 are cut off.
-        """
+        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W), unit descriptors (B, D, H // 8, W // 8)."""
         features = self.backbone(grey)
         return self.scores(features), functional.normalize(self.descriptor(features), dim=1)
 

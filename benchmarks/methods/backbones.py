@@ -70,9 +70,8 @@ class TransformersFeatures:
         pixels = (torch.from_numpy(np.array(resized)) / 255 - mean) / deviation
         # DINOv2 always interpolates its positions
         options = {} if self.name == "dinov2" else {"interpolate_pos_encoding": True}
-        tokens = self.network(
-            pixel_values=pixels.permute(2, 0, 1)[None].to(self.device), **options
-        ).last_hidden_state[0, -rows * columns :]
+        batch = pixels.permute(2, 0, 1)[None].to(self.device)
+        tokens = self.network(pixel_values=batch, **options).last_hidden_state[0, -rows * columns :]
         return FeatureMap((tokens.T.reshape(-1, rows, columns).float(),), image.size)
 
     def dense_many(self, images: Sequence[Image]) -> list[FeatureMap]:

@@ -53,8 +53,7 @@ class Method:
     estimator: str | None = None
     """Instead of the protocols' own."""
     dift: DIFTConfig | None = None
-    """The settings of ``descriptor``, a `DIFTExtractor`; `cached_extractor` works: few networks are in
-    memory."""
+    """The settings of ``descriptor``, a `DIFTExtractor`; a few are kept in memory (`cached_extractor`)."""
 
     @classmethod
     def of(cls, name: str, source: Detector | None, describer: Describer | None) -> "Method":
@@ -118,15 +117,9 @@ class Method:
         settings cannot be read (`geomatch.provenance.cache_key`), WeightsError and FeaturesError where
         weights or files are missing.
         """
-        return {
-            "source": cache_key(self.source),
-            "descriptor": self._descriptor_key({} if known is None else known),
-            "metric": self.metric,
-            "max_ratio": self.max_ratio,
-            "matcher": cache_key(self.matcher),
-            "pair_matcher": cache_key(self.pair_matcher),
-            "estimator": self.estimator,
-        }
+        names = ("source", "metric", "max_ratio", "matcher", "pair_matcher", "estimator")
+        descriptor = self._descriptor_key({} if known is None else known)
+        return {"descriptor": descriptor, **{name: cache_key(getattr(self, name)) for name in names}}
 
     def _descriptor_key(self, known: MutableMapping[DIFTConfig, Any]) -> Any:
         if self.dift is None or self.dift.head:  # which is for one time step and its layers

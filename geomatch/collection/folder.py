@@ -46,7 +46,6 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     """Find the images below a folder, without hidden files and folders, masks, and those below ``exclude``.
 
     Links to folders are followed. With ``masks.folder``, other folders named ``masks`` are left out, too.
-
     Raises ImageError when there is no folder or no image in it.
     """
     if not root.is_dir():

@@ -22,8 +22,7 @@ class Cameras:
     """The cameras that images are given in a database."""
 
     mode: CameraMode = "auto"
-    """Which images share a camera; ``auto``: those of one size whose EXIF data, as far as they go, name one
-    make, model and focal length."""
+    """Which images share a camera; ``auto``: those of one size, make, model and focal length, by EXIF."""
     model: str = "SIMPLE_RADIAL"
     """COLMAP's name of the model; the focal length comes from EXIF where it is there."""
     params: str = ""
@@ -151,8 +150,7 @@ def _converted(camera: Any) -> Camera:
 def _known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
     """The cameras of a COLMAP model by number, and the number of each image's camera by name.
 
-    ``file`` is the model's folder, or a ``cameras.txt``, perhaps with ``images.txt`` beside it. Raises
-    GeomatchError when it cannot be read.
+    ``file`` is the model's folder, or a ``cameras.txt``; raises GeomatchError when it cannot be read.
     """
     text = file / "cameras.txt" if file.is_dir() else file
     images, numbers = text.with_name("images.txt"), {}

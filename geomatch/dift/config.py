@@ -43,8 +43,7 @@ class DIFTConfig:
     unet_file: str | None = None
     """A file that replaces the network's weights: a path, or ORG/REPO/FILE[@REVISION] on the hub."""
     metric: Metric = "cosine"
-    """How descriptors are compared: for ``cosine`` rows have unit length, for ``l2`` they are the activations
-    themselves (the paper matches ADM so)."""
+    """How rows are compared: with unit length (``cosine``) or as they are (``l2``, the paper's with ADM)."""
     sampling: Sampling = "dense"
     """``dense``: one pass over the image, sampled at the keypoints (the paper's way). ``patch``: one small
     pass per keypoint, in its own scale and orientation; without these, upright and of one size."""

@@ -97,6 +97,7 @@ class DIFTExtractor:
         """See `geomatch.types.Traits`."""
         config = self.config
         patches = config.sampling == "patch"
+        ratio = DISTILLED_RATIO if config.embedded and config.head is True else PATCH_RATIO
         return Traits(
             metric=self._metric,
             dense=not patches,
@@ -104,9 +105,7 @@ class DIFTExtractor:
             large=not config.embedded,
             device=config.device,
             reentrant=True,
-            max_ratio=(DISTILLED_RATIO if config.embedded and config.head is True else PATCH_RATIO)
-            if patches
-            else None,
+            max_ratio=ratio if patches else None,
         )
 
     @property
@@ -166,7 +165,7 @@ class DIFTExtractor:
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
-        """Describe keypoints; ``paper_sampling`` as of `FeatureMap.sample`. ValueError for another size."""
+        """Describe keypoints; ``paper_sampling`` as of `FeatureMap.sample`. ValueError if sizes differ."""
         return self.describe_many([image], [features], paper_sampling)[0]
 
     def describe_many(

@@ -22,9 +22,7 @@ VIDEO_MULTIPLE = 32
 """The paper's temporal settings cut the long side of a frame to a multiple of it (DINO's protocol)."""
 
 
-def image_input(
-    picture: Image, config: DIFTConfig, stride: int, device: str | torch.device = "cpu"
-) -> Tensor:
+def image_input(picture: Image, config: DIFTConfig, stride: int, device: str | torch.device) -> Tensor:
     """(1, 3, h, w) in [-1, 1]: the image in the size that `DIFTConfig.image_size` rules."""
     size = dense_size(picture.size, config.image_size, stride, config.image_side)
     # Pillow's bicubic, as in the reference: smooth when an axis shrinks, exact in geometry. torch's, on the

@@ -82,7 +82,7 @@ def _width(network: nn.Module, name: str) -> int:
 
 @isolated()
 def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
-    """What a folder is, lacks and is good for, in words; True if it is. WeightsError for unknown families."""
+    """What a folder is, lacks and is usable for, in words, and if it is; WeightsError for unknown ones."""
     home, lacking = network_folder(folder), missing_files(folder)
     if not (home / "config.json").is_file():
         return [("missing", lacking[0])], False

@@ -1,8 +1,6 @@
-"""A picture painted on one photograph, carried to others of the same thing.
+"""A picture painted on one photograph, carried to others of the same thing (Tang et al., NeurIPS 2023).
 
-The application of Tang et al. (NeurIPS 2023): points below the edit are found in the target by their
-features, a homography is estimated from them alone, and the edit is warped by it and blended in. What the
-photographs show need be plane, and the same, only below the edit.
+A homography is estimated from points below the edit alone: only there must photographs show the same plane.
 """
 
 from dataclasses import dataclass, replace

@@ -13,10 +13,7 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class Task(Protocol[_Item, _Result]):
-    """A stage of work. It is pickled and sent; equal tasks on equal items write equal bytes.
-
-    A block may be done twice, or half and then whole.
-    """
+    """A stage of work, pickled and sent. A block may be done twice; equal items must give equal bytes."""
 
     @property
     def need(self) -> Need:

@@ -38,9 +38,8 @@ def render_tilted(image: Image, view: View) -> tuple[Image, NDArray[np.float64]]
     corners = warp_points(turn, image_corners(image.size))
     turn[:2, 2] = -corners.min(0)
     width, height = (int(np.ceil(side)) + 1 for side in np.ptp(corners, axis=0))
-    turned = cv2.warpAffine(
-        image.pixels, turn[:2], (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    border = cv2.BORDER_REPLICATE
+    turned = cv2.warpAffine(image.pixels, turn[:2], (width, height), borderMode=border)
     if view.tilt == 1:
         return Image(np.asarray(turned, np.uint8), image.name), turn
     blur = BLUR * np.sqrt(view.tilt**2 - 1)

@@ -29,8 +29,7 @@ _OUTER = {
 def convert_adm(checkpoint: Path, out: Path) -> Path:
     """Make the diffusers ``UNet2DModel`` folder ``out`` of an unconditional ADM checkpoint; return it.
 
-    Attention heads have 64 channels, or the model's base width if that is less, which shapes do not tell. No
-    code of the checkpoint is run.
+    Attention heads are taken to have 64 channels, or the base width if that is less. Runs no code of it.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 

@@ -12,8 +12,7 @@ from geomatch.weights.families import Family, find_family
 
 STEM = "diffusion_pytorch_model"
 FORMS = (("", "safetensors"), (".fp16", "safetensors"), ("", "bin"), (".fp16", "bin"))
-"""Variants and suffixes of files of weights, best first: half precision where there is no other, and .bin in
-old repositories."""
+"""Variants and suffixes of weights, best first: half precision if there is no other, .bin of old ones."""
 PLACES = ("", "unet/", "transformer/", "vae/")
 """Folders in which there may be weights that are read, the autoencoder's last."""
 CONFIGS = [f"{place}config.json" for place in PLACES]

@@ -45,11 +45,7 @@ class VideoEvaluation:
 
 
 def evaluate_masks(video: Video, protocol: TemporalProtocol, method: Method) -> list[Row]:
-    """A row per object, with ``J`` and ``F`` per frame.
-
-    The first frame is given and the last one left out, as davis2017-evaluation does; the objects are those
-    of the first frame.
-    """
+    """A row per object of the first frame, with ``J`` and ``F`` of all frames but the first and last."""
     truths = [read_mask(path) for path in video.masks]
     objects = range(1, int(truths[0].max()) + 1)
     size = (truths[0].shape[1], truths[0].shape[0])
@@ -70,10 +66,9 @@ def evaluate_masks(video: Video, protocol: TemporalProtocol, method: Method) -> 
 
 
 def evaluate_poses(video: Video, protocol: TemporalProtocol, method: Method) -> list[Row]:
-    """One row with the ``errors`` of each joint.
+    """One row with the ``errors`` of each joint, in units of 0.6 diagonals of the box about the joints.
 
-    Errors are in units of 0.6 diagonals of the box about the joints of the frame. As Jabri et al. do, a joint
-    that has no label in a frame is left out there, of the box too.
+    As Jabri et al. do, a joint that has no label in a frame is left out there, of the box too.
     """
     row: Row = {"pair": f"{video.name} pose", "split": video.action, "reason": None}
     errors: list[list[float]] = [[] for _ in range(video.joints.shape[1])]
@@ -180,8 +175,7 @@ def boundary_accuracy(found: Mask, truth: Mask) -> float:
 
 
 def _boundary(mask: Mask) -> Mask:
-    """(H, W) pixels that differ from the next one to the right, below, or slanting; inside the mask's edge
-    or just outside it."""
+    """(H, W) pixels that differ from the next one to the right, below, or slanting: at a mask's edge."""
     # the last row and column have neighbours along themselves only
     next_to = np.pad(mask, ((0, 1), (0, 1)), "edge")
     return (mask ^ next_to[:-1, 1:]) | (mask ^ next_to[1:, :-1]) | (mask ^ next_to[1:, 1:])

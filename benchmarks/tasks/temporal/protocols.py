@@ -21,8 +21,7 @@ class TemporalProtocol:
     radius: int
     temperature: float
     size: int | tuple[int, int]
-    """At which frames enter the network: the short side (the long one cut to a multiple of 32), or
-    (width, height)."""
+    """The network's (width, height), or its short side; the long one is cut to a multiple of 32."""
     headline: str  # the measure by which methods are compared
     alphas: tuple[float, ...] = ()  # thresholds of PCK
     exceptions: tuple[tuple[str, int], ...] = ()  # videos with another context

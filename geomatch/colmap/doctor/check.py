@@ -63,10 +63,7 @@ class CheckReport:
 
 
 def check_database(path: Path, images: Path | None = None) -> CheckReport:
-    """Examine the database ``path``, and its files' sizes if the folder ``images`` is given.
-
-    Raises GeomatchError when it cannot be read as a COLMAP database.
-    """
+    """Examine a database, and file sizes in the folder ``images``; GeomatchError if it cannot be read."""
     if images is not None and not images.is_dir():
         raise GeomatchError(f"{images}: no such folder of images")
     number, first = Counter[_Problem](), defaultdict[_Problem, list[str]](list)

@@ -163,8 +163,7 @@ def find_model_images(
 ) -> tuple[ModelImages, str, dict[str, str]]:
     """A model's images, their features made where the store lacks them; a checksum of all; what was left out.
 
-    Raises GeomatchError when there is no model, when nothing says where its images are, when none can be
-    read, and when its points are not at these keypoints.
+    Raises GeomatchError without a model or its images, and when its points are not at these keypoints.
     """
     folder, model = find_model(path), read_model(path)
     root = images or photographs_of(path)
