@@ -10,11 +10,15 @@ SHOWN := 2> >(grep -v ^WARNING >&2) | awk '/^ *(Downloading|Using cached)/ { pri
 LOCK := $(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: demo test slow opencv4 lint lock check-lock bench axe clean
+.PHONY: demo gallery test slow opencv4 lint lock check-lock bench axe clean
 
 demo: .venv/package
-	@echo "registering the bundled pair; the pictures go to demo-out/ ..."
-	$(BIN)/geomatch demo
+	@echo "registering the two bundled pairs; the pictures go to demo-out/ ..."
+	$(BIN)/geomatch demo --overwrite
+
+# the pictures of docs/gallery.md, each by the command under it
+gallery: .venv/tools
+	$(BIN)/python docs/gallery/make.py
 
 test: lint
 	@echo "tests, in two processes ..."

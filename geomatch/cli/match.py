@@ -1,4 +1,4 @@
-"""``geomatch match`` and ``geomatch demo``."""
+"""``geomatch match``."""
 
 import json
 from dataclasses import replace
@@ -251,12 +251,10 @@ def _match_list(
     return NOT_FOUND if failed else FOUND
 
 
-def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
+def _print(result: "MatchResult", written: list[Path]) -> None:
     from geomatch.drawing.result import summary
 
     click.echo(summary(result))
-    for line in remarks:
-        click.echo(line)
     inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
     finish(inliers if result.geometry else "not found", *written)
 
@@ -280,25 +278,3 @@ def descriptor_config(
     if "model" in given:
         raise click.UsageError("--model needs --descriptor: the settings with which it is used")
     return changed_config(default_config(patches))
-
-
-@click.command()
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
-def demo(out: Path) -> int:
-    """Register the bundled pair and compare with the known truth."""
-    show_progress()
-    import geomatch
-    from geomatch.drawing.result import save_result
-
-    make_out(out)
-    pair = geomatch.bundled_pair()
-    result = geomatch.match(pair.image0, pair.image1)
-    written = save_result(result, out)
-    remarks = []
-    if result.homography:
-        error = geomatch.corner_error(result.homography.matrix, pair.homography, result.image0.size)
-        remarks = [f"truth       mean corner error {error:.2f} px against the known homography"]
-    _print(result, written, *remarks)
-    click.echo(f"photograph  {pair.credit}")
-    return FOUND if result.homography else NOT_FOUND

@@ -211,6 +211,7 @@ def everything_small(workplace: Workplace, patch: Any) -> Iterator[None]:
     patch.setattr("geomatch.training.VIEW_SIZE", (320, 240))
     patch.setattr("geomatch.benchmarks.harness.report.draw_curves", lambda *_: "")
     patch.setattr("geomatch.bundled_pair", lambda: workplace.pair)
+    patch.setattr("geomatch.demo.real_pair", lambda: workplace.pair)
     for name, config in PRESETS.items():
         size = config.image_size
         if config.sampling == "dense":
