@@ -36,16 +36,11 @@ _OUT_OF_MEMORY = (
 )
 
 
-_COMMANDS = [
-    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate,
-    localize, store, benchmark, data, head,
-]  # fmt: skip
-
-
 @rich_click.group(
-    commands=_COMMANDS,
+    commands=[match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct,
+              triangulate, localize, store, benchmark, data, head],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+)  # fmt: skip
 @click.version_option(package_name="geomatch-dift", prog_name="geomatch")
 def app() -> None:
     """Register two photographs with diffusion features."""

@@ -26,8 +26,13 @@ FIRST = {
     "_complain",
 }
 """Calls whose first argument is a message, beside errors that are raised."""
+LAST = {"_parsed", "refuse_given"}
+"""Calls whose last argument is a message."""
 TABLES = {"skipped", "images_skipped", "left_out", "broken"}
 """Dictionaries with reasons, or counters of them."""
+
+READ = "not a readable "
+"""Before what `geomatch.errors.reading` was told that it reads."""
 
 
 class Scope(NamedTuple):
@@ -55,13 +60,17 @@ def messages() -> dict[str, str]:
                     if isinstance(one, ast.FunctionDef):
                         functions.setdefault(one.name, []).append(Scope(tree, one))
     return {
-        text: name
+        READ * _is_reading(node) + text: name
         for name, scope, inside in parts
         for node in inside
         if isinstance(node, (ast.Raise, ast.Call, ast.Assign, ast.AugAssign, ast.FunctionDef))
         for value in _said(node)
         for text in _texts(value, scope, functions, 0)
     }
+
+
+def _is_reading(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and _name(node.func) == "reading"
 
 
 def _outermost(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -83,6 +92,10 @@ def _said(node: ast.AST) -> Iterator[ast.expr]:
         severities = [place for place, one in enumerate(node.args[:2]) if _is_severity(one)]
         if severities:
             yield from node.args[severities[0] + 1 :][:1]
+        elif name in LAST:
+            yield from node.args[-1:]
+        elif name == "reading":
+            yield from node.args[1:2]
         elif name in FIRST or (whose, name) in (("remarks", "append"), ("_log", "warning")):
             yield from node.args[:1]
         elif name == "fromkeys":
