@@ -137,7 +137,7 @@ def load_head(path: Path) -> Head:
     """The projection head in a file; `WeightsError` unless it is sound."""
     if not path.is_file():
         raise WeightsError(
-            f"{path}: there is no projection head; make one (`geomatch head fit`), or head=False"
+            f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
         )
     with reading(path, "projection head", WeightsError, "fit it again"):
         tensors, metadata = load_tensors(path)
