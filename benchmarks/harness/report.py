@@ -18,6 +18,7 @@ from geomatch.benchmarks.harness.task import Row, Task, Words
 from geomatch.engine.run import grouped
 from geomatch.errors import reading, require
 from geomatch.files import write_whole
+from geomatch.progress import progress_bar
 
 WORST = 5  # rows listed per method and protocol
 COLOURS = ["#1f6fd6", "#d1610a", "#1c8a4d", "#b3288d", "#7a5af0", "#9a7400", "#0b8a94", "#c0322f"]
@@ -47,7 +48,9 @@ def write_report(
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
         board = leaderboard(runs, keypoints)
-        sections = [_section(run, number) for number, run in enumerate(runs, 1)]
+        sections = [
+            _section(run, number) for number, run in enumerate(progress_bar(runs, "report", "set"), 1)
+        ]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
         texts = {"report.html": page, "leaderboard.csv": board.csv()}
     out.mkdir(parents=True, exist_ok=True)
