@@ -89,7 +89,8 @@ def random_line(rng: random.Random) -> list[str]:
             flag = rng.choice([*parameter.opts, *parameter.secondary_opts])
             times = rng.choice((1, 1, 2)) if parameter.multiple or rng.random() < 0.02 else 1
             for _ in range(times):
-                options += [flag] if parameter.is_flag else [flag, value(parameter, rng, hostile)]
+                values = 0 if parameter.is_flag else parameter.nargs
+                options += [flag, *(value(parameter, rng, hostile) for _ in range(values))]
         else:
             count = rng.choice((1, 1, 2)) if parameter.nargs == -1 else parameter.nargs
             arguments += [value(parameter, rng, hostile) for _ in range(count)]
