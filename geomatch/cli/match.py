@@ -21,6 +21,7 @@ from geomatch.cli.options import (
     parse_numbers,
     refuse_given,
 )
+from geomatch.errors import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +106,12 @@ def _reading(
     return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
 
 
+def _check_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value != "png":
+        require("matplotlib", "report", "writing SVG and PDF")
+    return value
+
+
 pipeline_options = bundled(
     "pipeline",
     _pipeline,
@@ -145,8 +152,8 @@ reading_options = bundled(
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
 FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
-                      show_default=True, help="Of the pictures; svg and pdf need the extra report."
-                      )  # fmt: skip
+                      show_default=True, callback=_check_format,
+                      help="Of the pictures; svg and pdf need the extra report.")  # fmt: skip
 
 
 @click.command()
@@ -207,11 +214,9 @@ def match(
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
     show_progress()
-    from geomatch.drawing.canvas import check_format
     from geomatch.drawing.result import FILES, save_result
     from geomatch.pairs import match_pair
 
-    check_format(suffix)
     if out:
         make_out(out, FILES)  # better now than after the work
     reading.masks.check([path.name for path in images])

@@ -77,12 +77,10 @@ def show(
     import geomatch
     from geomatch.dift import cached_extractor
     from geomatch.dift.maps.transfer import check_inside
-    from geomatch.drawing.canvas import check_format
     from geomatch.drawing.similarity import draw_components, show_points
 
     out, suffix = output
     path = out / ("show.html" if html else f"{'pca' if pca else 'points'}.{suffix}")
-    check_format(suffix)
     config = dense_config(descriptor)
     images = [geomatch.load_image(image) for image in (image0, *targets)]
     places0 = np.array(points).reshape(-1, 2)

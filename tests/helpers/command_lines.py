@@ -387,12 +387,19 @@ def prepare() -> None:
     import diffusers.models.unets.unet_2d
     import h5py
     import jinja2
+    import matplotlib.backends.backend_pdf
+    import matplotlib.backends.backend_svg
     import matplotlib.pyplot
     import pycolmap
     import rasterio
     import scipy.optimize
     import transformers
 
+    from geomatch.drawing.canvas import FORMATS, Picture, Words
+
+    with tempfile.TemporaryDirectory() as name:  # fonts are read once
+        for suffix in FORMATS:
+            Picture((9, 9), marks=(Words("a", (0, 0)),)).write(Path(name) / f"a.{suffix}")
     from geomatch.benchmarks.harness.task import FOLDERS as TASKS
     from geomatch.benchmarks.harness.task import find_task
 
