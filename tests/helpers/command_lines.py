@@ -156,7 +156,7 @@ def run_line(line: list[str], folder: Path, seconds: float) -> Outcome:
 def unexpected(code: int, text: str) -> str:
     """What standard error holds besides what the command says of its work, and one line about an error."""
     lines = [part for line in text.splitlines() for part in line.split("\r")[-1:] if part.strip()]
-    said = ("skipped ", "warning ", "broken ", "missing ", "run ", "geomatch: ")
+    said = ("skipped ", "warning ", "broken ", "missing ", "run ", "debug ", "geomatch: ")
     bars = ("it/s", "s/it", "/s]", "?it", "?,", "%|", "/s")
     strange = [
         line for line in lines
@@ -382,6 +382,7 @@ def prepare() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     import colorsys
+    import encodings.unicode_escape
     import http.cookies
     import xml.etree.ElementTree
 
@@ -406,7 +407,20 @@ def prepare() -> None:
 
     for name in TASKS:
         find_task(name)
-    del colorsys, diffusers, h5py, http, jinja2, matplotlib, pycolmap, rasterio, scipy, transformers, xml
+    del (
+        colorsys,
+        encodings,
+        diffusers,
+        h5py,
+        http,
+        jinja2,
+        matplotlib,
+        pycolmap,
+        rasterio,
+        scipy,
+        transformers,
+        xml,
+    )
 
 
 def study() -> None:
