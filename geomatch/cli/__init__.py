@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = add_help(app) if len(words) < 2 or {"-h", "--help"} & {*words} else None
     try:
         with logged():
-            code = app.main(words, "geomatch", standalone_mode=False, rich_help_config=settings)
+            code = app.main(
+                args=words, prog_name="geomatch", standalone_mode=False, rich_help_config=settings
+            )
     except BaseException as error:
         # what a signal raises within a library may come out as another error, or not at all
         code = None if received else _code_of(error)

@@ -106,12 +106,6 @@ def _reading(
     return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
 
 
-def _check_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value != "png":
-        require("matplotlib", "report", "writing SVG and PDF")
-    return value
-
-
 pipeline_options = bundled(
     "pipeline",
     _pipeline,
@@ -152,8 +146,9 @@ reading_options = bundled(
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
 FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
-                      show_default=True, callback=_check_format,
-                      help="Of the pictures; svg and pdf need the extra report.")  # fmt: skip
+                      show_default=True, help="Of the pictures; svg and pdf need the extra report.",
+                      callback=lambda context, parameter, value: value if value == "png" else (
+                          require("matplotlib", "report", "writing SVG and PDF") and value))  # fmt: skip
 
 
 @click.command()
