@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from geomatch.cli.app import app as page
 from geomatch.cli.benchmark import benchmark
 from geomatch.cli.colmap import colmap
 from geomatch.cli.data import data
@@ -40,7 +41,7 @@ def app() -> None:
 
 
 _COMMANDS = (
-    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, triangulate,
+    match, register, panorama, show, propagate, track, page, demo, models, colmap, reconstruct, triangulate,
     localize, store,
     benchmark, data, head,
 )  # fmt: skip
