@@ -10,7 +10,7 @@ SHOWN := 2> >(grep -v ^WARNING >&2) | awk '/^ *(Downloading|Using cached)/ { pri
 LOCK := $(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: demo test slow opencv4 lint lock check-lock bench clean
+.PHONY: demo test slow opencv4 lint lock check-lock bench axe clean
 
 demo: .venv/package
 	@echo "registering the bundled pair; the pictures go to demo-out/ ..."
@@ -35,7 +35,7 @@ lint: .venv/tools
 	@echo "ruff, then mypy ..."
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
+	rm -rf build/check build/lib build/bdist.*
 	$(PIP) -q --no-deps --no-build-isolation --target build/check .
 	cd build/check && ../../$(BIN)/mypy --cache-dir ../../.mypy_cache --config-file ../../pyproject.toml -p geomatch
 
@@ -55,6 +55,12 @@ check-lock: .venv/tools
 
 bench: .venv/tools
 	$(BIN)/python -m geomatch.benchmarks.studies
+
+# what the browser tests check pages with; they skip it where it is not there
+axe: build/axe/axe.min.js
+build/axe/axe.min.js:
+	@mkdir -p build/axe
+	cd build/axe && npm pack --silent axe-core@4.10.3 | xargs tar xzf && mv package/axe.min.js . && rm -r package *.tgz
 
 # the package and what it needs, nothing else; torch comes first, since it is by far the largest
 .venv/package: pyproject.toml constraints.txt
