@@ -1,1 +1,1 @@
-"""A page in the browser that matches and reconstructs: what it does (`work`), how it looks, its server."""
+"""A page in the browser that matches and reconstructs: what it does (`work`), and what is where (`page`)."""

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     received = _end_cleanly()
     try:
-        code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False)
+        code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False, obj=main)
     except BaseException as error:
         # what a signal raises within a library may come out as another error, or not at all
         code = None if received else _code_of(error)
