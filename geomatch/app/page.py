@@ -1,6 +1,7 @@
 """The page: what is where, what happens on a click, and its server."""
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from geomatch.app.work import Run, find_point, match_photographs, reconstruct_photographs
 from geomatch.demo import bundled_pair
 from geomatch.dift import PRESETS
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, require
 from geomatch.estimators import estimators
 from geomatch.images import IMAGE_SUFFIXES
 from geomatch.keypoints import detectors
@@ -24,11 +25,15 @@ def serve(
     """Serve the page at (host, port), which ``ready`` is told as a URL, until a signal raises an exception.
 
     The page offers options of click's ``commands``. Raises GeomatchError when it cannot listen there."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
+    try:
+        socket.create_server(address).close()
+    except OSError as error:
+        text = f"{address[0]}, port {address[1]}: {error.strerror}; give another --port or --host"
+        raise GeomatchError(text) from error
     with TemporaryDirectory(prefix="geomatch-app-") as folder:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "uploaded")
+        gr: Any = require("gradio", "app", "the page")
         with gr.Blocks(title="geomatch", analytics_enabled=False, delete_cache=(600, 3600)) as page:
             gr.Markdown("# geomatch\nMatch two photographs, or reconstruct a place from many.")
             with gr.Tab("Match"):
@@ -46,9 +51,6 @@ def serve(
             )  # fmt: skip
             ready(url)
             threading.Event().wait()
-        except OSError as error:
-            told = "the port is taken, or this is no address here; give another --port or --host"
-            raise GeomatchError(f"{address[0]}, port {address[1]}: {told}") from error
         finally:
             page.close(verbose=False)
 
@@ -67,10 +69,11 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
         fields |= _fields(gr, command, "geometry", "estimator", "threshold", "max_keypoints", "max_ratio")
         own |= _fields(gr, command, "dift_model", "dift_timestep", "dift_layers", "dift_ensemble_size")
     fields |= own
-    status = gr.Markdown("Click in image 0 to see what is similar in image 1.", elem_id="status")
-    heat = gr.Image(label="Similarity", alt_text="Similarity over image 1", visible=False, elem_id="heat")
+    status, similar = gr.Markdown(elem_id="status"), gr.Markdown("Click in image 0 to see what is similar.")
+    plain = {"buttons": ["download", "fullscreen"], "format": "png"}  # no sharing with other hosts
+    heat = gr.Image(label="Similarity", alt_text="Similarity", visible=False, elem_id="heat", **plain)
     with gr.Column(visible=False) as results:
-        matches = gr.Image(label="Matches", alt_text="Both images, and lines between matches", format="png")
+        matches = gr.Image(label="Matches", alt_text="Both images, and lines between matches", **plain)
         slider = gr.ImageSlider(label="Image 0, and image 1 warped onto it", max_height=700)
         files = gr.File(label="Files", file_count="multiple", interactive=False)
 
@@ -79,7 +82,7 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
             options = _options(fields, given[2:])
             told, written, pictures = match_photographs(run, given[:2], options, Path(place))
             yield {
-                status: told, heat: gr.update(visible=False), results: gr.update(visible=bool(written)),
+                status: told, results: gr.update(visible=bool(written)),
                 matches: f"{place}/matched/matches.png" if written else None,
                 slider: gr.update(value=pictures, visible=bool(pictures)), files: [*map(str, written)],
             }  # fmt: skip
@@ -88,13 +91,13 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
         with TemporaryDirectory(dir=folder) as place:
             options = ["--point={},{}".format(*event.index), *_options(own, given[2:])]
             told, picture = find_point(run, given[:2], options, Path(place))
-            yield {status: told, heat: gr.update(value=picture, visible=bool(picture))}
+            yield {similar: told, heat: gr.update(value=picture, visible=bool(picture))}
 
     find.__annotations__["event"] = gr.SelectData  # by which gradio knows what to pass
     example.click(lambda: (bundled.image0, bundled.image1), None, uploads, api_visibility="private")
-    shown = [status, heat, results, matches, slider, files]
+    shown = [status, results, matches, slider, files]
     start.click(match, [*uploads, *fields.values()], shown, **_WORK)
-    uploads[0].select(find, [*uploads, *own.values()], [status, heat], **_WORK)
+    uploads[0].select(find, [*uploads, *own.values()], [similar, heat], **_WORK)
 
 
 def _reconstruct_tab(gr: Any, run: Run, command: Any, folder: str) -> None:

@@ -4,8 +4,6 @@ from typing import Any
 
 import click
 
-from geomatch.errors import require
-
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
@@ -18,7 +16,6 @@ def app(context: click.Context, host: str, port: int) -> None:
     Needs the extra app: pip install 'geomatch-dift[app]'
     """
     root: Any = context.find_root()  # whose obj runs other commands
-    require("gradio", "app", "the page")
     click.echo("starting the page ...", err=True)
     from geomatch.app.page import serve
 
