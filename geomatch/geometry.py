@@ -69,3 +69,15 @@ def resize_homography(size: tuple[int, int], new_size: tuple[int, int]) -> NDArr
 def shift_homography(x: float, y: float) -> NDArray[np.float64]:
     """(3, 3) that adds x and y to coordinates."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def thinned(points: NDArray[np.floating], most: int) -> NDArray[np.intp]:
+    """Indices of at most so many points (N, 2), spread: the first in each cell of a 10x10 grid, then the
+    second in each, and so on."""
+    if len(points) <= most:
+        return np.arange(len(points))
+    low, extent = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
+    cells = np.minimum((points - low) / extent * 10, 9).astype(int) @ (10, 1)
+    order = np.argsort(cells, kind="stable")
+    ranks = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
+    return order[np.lexsort((order, ranks))[:most]]

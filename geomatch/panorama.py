@@ -27,6 +27,7 @@ from geomatch.images import Image, ImageFile, ImageLike, load_image
 from geomatch.images.image import reduce_image
 from geomatch.opencv.convert import to_image_features
 from geomatch.pipeline import Pipeline
+from geomatch.progress import progress_bar
 from geomatch.registration.sequence import Link, Matrix, adjust
 from geomatch.types import HomographyEstimate
 
@@ -111,8 +112,7 @@ def stitch(
     pipeline = pipeline or Pipeline()
     pipeline.check_plane()
     names, sizes, small, described = [], [], [], []
-    for number, source in enumerate(sources, 1):
-        _log.info("describing image %d of %d", number, len(sources))
+    for number, source in enumerate(progress_bar(sources, "describing", "image"), 1):
         image = _loaded(source)
         names.append(image.name if isinstance(source, str | PathLike | ImageFile) else f"image {number}")
         sizes.append(image.size)
@@ -120,9 +120,8 @@ def stitch(
         described += pipeline.describe([reduce_image(image, _REGISTER)])
     every = combinations(range(len(sources)), 2)
     tried = [(i, j) for i, j in every if len(sources) <= _ALL or j - i <= _NEXT]
-    _log.info("matching %d pairs", len(tried))
     scores, links = [], []
-    for i, j in tried:
+    for i, j in progress_bar(tried, "matching", "pair"):
         one, two, matches = pipeline.match(described[i], described[j], {})
         points_i, points_j = one.keypoints[matches.indices[:, 0]], two.keypoints[matches.indices[:, 1]]
         found = pipeline.parts.estimator.estimate(points_i, points_j, one.image_size)
@@ -265,7 +264,8 @@ def _blended(views: Sequence[_View], surface: str, scale: float, box: tuple[int,
     warper, blender = cv2.PyRotationWarper(surface, scale), _detail.MultiBandBlender()
     blender.setNumBands(max(1, int(log2(max(1.0, sqrt(box[2] * box[3]) * _BLEND)))))
     blender.prepare(box)
-    for index, (view, seam) in enumerate(zip(views, seams, strict=True)):
+    seamed = list(zip(views, seams, strict=True))
+    for index, (view, seam) in enumerate(progress_bar(seamed, "blending", "image")):
         corner, layer, mask = view.drawn(warper, _loaded(view.source).pixels)
         cut = cv2.dilate(seam.get() if isinstance(seam, cv2.UMat) else seam, np.ones((3, 3), np.uint8))
         cut = cv2.resize(cut, mask.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import LinearHead
@@ -22,6 +21,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
 from geomatch.isolation import isolated
 from geomatch.keypoints import OpenCVDetector
+from geomatch.progress import progress_bar
 from geomatch.provenance import cache_key
 from geomatch.store import Store
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
@@ -78,7 +78,7 @@ def fit_on_images(
     fitted: list[tuple[Rows, Rows]] = []
     held_out: list[tuple[Rows, Rows, NDArray[np.int64]]] = []
     used: list[str] = []
-    shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None)
+    shown = progress_bar(hashes.items(), "activations", "image")
     for number, (digest, path) in enumerate(shown):
         key, given = digest_of([digest, settings]), (path, views, motions, seed + int(digest[:8], 16))
 

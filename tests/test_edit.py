@@ -300,7 +300,11 @@ def test_failures_are_counted_and_leave_no_picture(run: Run, tmp_path: Path) -> 
     (tmp_path / "out").mkdir()
     for name in ("blank", "broken", "gone", "other"):
         (tmp_path / "out" / f"{name}.png").write_text("an older picture")
-    code, out, err = run("edit.png", "a.png", "blank.png", "broken.jpg", "a.png", "gone.jpg", "--out", "out")
+    given = "edit.png", "a.png", "blank.png", "broken.jpg", "a.png", "gone.jpg", "--out", "out"
+    code, _, err = run(*given)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "out/blank.png exists already" in err
+    code, out, err = run(*given, "--overwrite")
     assert code == 1
     assert out.count("wrote") == 1
     reasons = err.splitlines()

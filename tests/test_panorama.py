@@ -164,12 +164,15 @@ def test_command(
     """Files and folders; 0 with all in the picture, 1 with some or without a picture, 2 for bad input."""
     for number, view in enumerate(turning):
         PILImage.fromarray(view).save(tmp_path / f"view{number}.png")
-    out, stranger = tmp_path / "all.png", tmp_path / "more" / "stranger.png"
-    line = ["panorama", str(tmp_path), "--out", str(out), "--detector", "sift", "--max-keypoints", "300"]
-    for _ in range(2):  # the second time, the first picture is in the folder
-        assert main(line) == 0, capsys.readouterr().err
+    out, stranger = tmp_path / "panorama.png", tmp_path / "more" / "stranger.png"
+    line = ["panorama", str(tmp_path), "--out", str(tmp_path), "--detector", "sift", "--max-keypoints", "300"]
+    assert main(line) == 0, capsys.readouterr().err
     assert f"wrote       {out}" in capsys.readouterr().out
     assert opened(out).mode == "RGBA"
+    assert main(line) == 2
+    assert f"geomatch: {out} exists already" in capsys.readouterr().err
+    line.append("--overwrite")
+    assert main(line) == 0, capsys.readouterr().err  # the first picture, in that folder, is none of the views
     stranger.parent.mkdir()
     PILImage.fromarray(noise).save(stranger)
     assert main([*line, str(stranger)]) == 1
@@ -179,6 +182,6 @@ def test_command(
     (tmp_path / "masks").mkdir()
     unmasked = [*line, "--masks", str(tmp_path / "masks")]
     alone = ["panorama", str(stranger), *line[2:]]
-    for wrong in ([*line, "--out", "a.gif"], alone, [*line, "nowhere.png"], unmasked):
+    for wrong in ([*line, "--out", str(stranger)], alone, [*line, "nowhere.png"], unmasked):
         assert main(wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -254,7 +254,9 @@ def test_points_of_a_folder(moving: Video, tmp_path: Path, capsys: pytest.Captur
     assert sorted(path.name for path in out.iterdir()) == ["overlay.mp4", "store", "tracks.csv"]
     # the rest of the video: the first frames come from the cache
     before = set(Store.at(out / "store").sizes(KIND))
-    assert main(["track", str(folder), *points, *FAST, "--out", str(out)]) == 0
+    assert main(["track", str(folder), *points, *FAST, "--out", str(out)]) == 2
+    assert f"geomatch: {out}/overlay.mp4 exists already" in capsys.readouterr().err
+    assert main(["track", str(folder), *points, *FAST, "--out", str(out), "--overwrite"]) == 0
     after = set(Store.at(out / "store").sizes(KIND))
     assert (len(before), len(after), before <= after) == (3, 5, True)
 
@@ -280,7 +282,7 @@ def test_a_mask_of_a_video_file(
     assert (row["frame"], row["object"], int(row["area_px"])) == ("5", "2", (last == 2).sum())
     assert abs(float(row["x"]) - np.nonzero(last == 2)[1].mean()) < 0.01
     # a shorter run leaves no masks of the longer one
-    assert main([*given, str(tmp_path / "twice"), "--frames", "2"]) == 0
+    assert main([*given, str(tmp_path / "twice"), "--frames", "2", "--overwrite"]) == 0
     assert len(list((tmp_path / "twice" / "masks").iterdir())) == 2
 
 

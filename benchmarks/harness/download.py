@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tqdm import tqdm
-
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing, write_whole
+from geomatch.progress import progress_bar
 from geomatch.weights.download import WeightsFile, locate_weights, read_whole
 
 LARGEST_RATIO = 30  # of an archive's content to its size
@@ -113,7 +112,7 @@ def unpack(path: Path, target: Path, last: int | None = None) -> None:
     try:
         if not zipfile.is_zipfile(path):
             read_whole(path)  # to the end, where the checksum is, which tarfile does not
-        for name, size, open_member in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
+        for name, size, open_member in progress_bar(_members(path), f"unpacking {path.name}", "file"):
             left -= size
             if left < 0:
                 raise ValueError(f"it unpacks to more than {LARGEST_RATIO} times its size")

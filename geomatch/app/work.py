@@ -71,7 +71,7 @@ def find_point(
     run: Run, images: Sequence[Path], options: Sequence[str], folder: Path
 ) -> tuple[str, Path | None]:
     """Run ``geomatch show`` with these options: what it says, in Markdown, and its picture in ``folder``."""
-    words = ["show", *map(str, images), *options, f"--out={folder / 'show.png'}"]
+    words = ["show", *map(str, images), *options, f"--out={folder / 'shown'}"]
     code, told = run_command(run, words, folder, images)
     return told, None if code else next(folder.rglob("*.png"))
 

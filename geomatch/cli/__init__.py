@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import click
+import rich_click
 
 from geomatch.cli.app import app as page
 from geomatch.cli.benchmark import benchmark
@@ -17,7 +18,9 @@ from geomatch.cli.colmap import colmap
 from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.head import head
+from geomatch.cli.help import add_help, commands_of
 from geomatch.cli.localize import localize
+from geomatch.cli.logs import QUIET, logged
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
 from geomatch.cli.panorama import panorama
@@ -34,7 +37,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@rich_click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="geomatch-dift", prog_name="geomatch")
 def app() -> None:
     """Register two photographs with diffusion features."""
@@ -47,6 +50,8 @@ _COMMANDS = (
 )  # fmt: skip
 for _command in _COMMANDS:
     app.add_command(_command)
+for _one in (app, *(command for _, command in commands_of(app))):
+    _one.params.append(QUIET)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
     for library in ("tifffile", "diffusers.configuration_utils", "diffusers.pipelines"):  # likewise
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    received = _end_cleanly()
+    received, words = _end_cleanly(), sys.argv[1:] if arguments is None else list(arguments)
+    # what only help needs is read for help alone, which a group shows without a command
+    settings = add_help(app) if len(words) < 2 or {"-h", "--help"} & {*words} else None
     try:
-        code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False, obj=main)
+        with logged():
+            code = app.main(words, "geomatch", standalone_mode=False, rich_help_config=settings, obj=main)
     except BaseException as error:
         # what a signal raises within a library may come out as another error, or not at all
         code = None if received else _code_of(error)
@@ -78,8 +86,8 @@ def _code_of(error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             click.echo("geomatch: interrupted", err=True)
             return INTERRUPTED
-        case SystemExit():  # of a signal, or click's way out when the reader of a pipe has gone
-            return error.code if isinstance(error.code, int) and error.code > 128 else PIPE_CLOSED
+        case SystemExit():  # of a signal or help instead of a command, or click's way out of a closed pipe
+            return error.code if isinstance(error.code, int) and error.code > 1 else PIPE_CLOSED
         case GeomatchError() | ValueError() | OSError() | sqlite3.Error():
             return _complain(str(error) or type(error).__name__)
     if isinstance(error, Exception) and is_out_of_memory(error):

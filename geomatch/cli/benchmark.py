@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, run_options
+from geomatch.cli.logs import finish
+from geomatch.cli.options import OVERWRITE, bundled, make_out, run_options
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
@@ -99,8 +100,8 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
         click.echo(table(task, result.summaries()))
         for line in grouped(skipped):
             click.echo(f"skipped     {line}", err=True)
-        click.echo(f"computed    {result.computed} evaluations of a {task.unit[0]}, the rest was there")
-        click.echo(f"wrote       {click.format_filename(result.path)}")
+        made = f"computed {result.computed} evaluations of a {task.unit[0]}, the rest was there,"
+        finish(made, result.path)
         return NOT_FOUND if skipped else FOUND
 
 
@@ -111,7 +112,8 @@ for _name, _words in _DATA_SETS.items():
 @benchmark.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
-              show_default=True, help="Where report.html and its kin go.")  # fmt: skip
+              show_default=True, help="Folder for report.html and leaderboard.csv.")  # fmt: skip
+@OVERWRITE
 @click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
               help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
 def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
@@ -121,6 +123,6 @@ def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
     """
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, keypoints):
-        click.echo(f"wrote       {click.format_filename(path)}")
+    make_out(out, ("report.html", "leaderboard.csv"))
+    finish("reported", *write_report(runs, out, keypoints))
     return FOUND

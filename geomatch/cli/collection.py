@@ -78,7 +78,7 @@ def cameras_of(camera_mode: str, camera_model: str, camera_params: str, known: P
     from geomatch.colmap import Cameras
 
     if known:
-        refuse_given(click.get_current_context(), CAMERA_NAMES[:3], "with --cameras, which has them")
+        refuse_given(CAMERA_NAMES[:3], "with --cameras, which has them")
     return Cameras(camera_mode, camera_model, camera_params, known)  # type: ignore[arg-type]
 
 
@@ -105,15 +105,15 @@ class Source(NamedTuple):
 
         return read_correspondences(self.path or Path(), images, self.features, self.matches)
 
-    def check(self, context: click.Context, copied: bool) -> None:
+    def check(self, copied: bool) -> None:
         """Refuse options of matching, which have no effect; if a database is ``copied``, of cameras, too."""
-        names = {*_collection.__annotations__, "store"}
+        context, names = click.get_current_context(), {*_collection.__annotations__, "store"}
         names |= {str(option.name) for option in context.command.params if "dift_" in str(option.name)}
         if context.params.get("verification") != "geomatch":
             names |= {"engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker"}
-        refuse_given(context, names, "on keypoints and matches that are there (--from)")
+        refuse_given(names, "on keypoints and matches that are there (--from)")
         if copied:
-            refuse_given(context, CAMERA_NAMES, "on a database, which has its cameras (--from)")
+            refuse_given(CAMERA_NAMES, "on a database, which has its cameras (--from)")
 
 
 source_options = bundled(

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli import collection as shared
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
 from geomatch.cli.outputs import outputs
 
@@ -60,22 +61,21 @@ def export(
     from geomatch.errors import GeomatchError
 
     # everything is checked before the matching, which takes long
-    given = click.get_current_context()
     copied = source.database if form == "database" and not writing["extend"] else None
     if source:
-        source.check(given, copied is not None)
+        source.check(copied is not None)
     if form == "database":
         check_target(target, writing["extend"])
         check_cameras(cameras)
     else:
-        refuse_given(given, (*writing, *shared.CAMERA_NAMES), f"on {form} files: --format database")
+        refuse_given((*writing, *shared.CAMERA_NAMES), f"on {form} files: --format database")
         if target.exists() and (target.is_file() or any(target.iterdir())):
             raise GeomatchError(f"{target} exists already; give another name")
     remade: list[str] = []
     if copied:
         del writing["extend"]
         click.echo(copy_database(copied, target, images, **writing, context=context).text())
-        click.echo(f"wrote       {click.format_filename(target)}")
+        finish("copied", target)
         return FOUND
     if source:
         found, failed = source.read(images), False
@@ -102,7 +102,7 @@ def export(
             click.echo(f"skipped     {count} {what}")
         failed = failed or UNREADABLE in skipped
     shared.tell_remade(remade)
-    click.echo(f"wrote       {click.format_filename(target)}")
+    finish(f"exported {len(found.features)} images", target)
     return NOT_FOUND if failed else FOUND
 
 
@@ -119,6 +119,7 @@ def check(database: Path, images: Path | None) -> int:
 
     report = check_database(database, images)
     click.echo(format_report(report))
+    finish("no errors" if report.ok else "there are errors")
     return FOUND if report.ok else NOT_FOUND
 
 

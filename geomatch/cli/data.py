@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
+from geomatch.cli.options import OVERWRITE, make_out
 
 if TYPE_CHECKING:
     from geomatch.benchmarks.tasks.homography.data import Style
@@ -23,12 +25,14 @@ def data() -> None:
 @click.option("--strong", "style", flag_value="strong",
               help="Stronger light, also in v_, and any rotation in views 4 to 6.")  # fmt: skip
 @click.option("--oblique", "style", flag_value="oblique", help="That light, and in v_ tilts of 3 to 5.5.")
+@OVERWRITE
 def synthetic(out: Path, photos: tuple[Path, ...], seed: int, style: "Style | None") -> None:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
-    from geomatch.benchmarks.tasks.homography.data import make_synthetic
+    from geomatch.benchmarks.tasks.homography.data import make_synthetic, sequence_names
 
+    make_out(out, (kind + name for name in sequence_names(photos) for kind in ("i_", "v_")))
     found = make_synthetic(photos, out, seed, style or "mild")
-    click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
+    finish(f"made sequences of {len(photos)} photographs, {len(found.units)} are there,", out)
 
 
 def _add_release(name: str, title: str, size: str) -> None:
@@ -48,11 +52,11 @@ def _add_release(name: str, title: str, size: str) -> None:
         folder = fetch_release(RELEASES[name], out, archives)
         task = find_task(name)
         found = task.read(folder.absolute(), None)
-        click.echo(f"present     {title} in {click.format_filename(folder)}")
         for missing, reason in found.broken.items():
             click.echo(f"missing     {missing}: {reason}", err=True)
         if warning := task.warning(found):
             click.echo(f"warning     {warning}", err=True)
+        finish(f"read {title}", folder)
         return FOUND if found.complete else NOT_FOUND
 
 

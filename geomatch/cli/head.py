@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
-from geomatch.cli.options import changed_config, descriptor_options
+from geomatch.cli.logs import finish
+from geomatch.cli.options import OVERWRITE, changed_config, descriptor_options, make_out
 
 
 @click.group()
@@ -21,6 +22,7 @@ def head() -> None:
 @click.option("--views", type=click.IntRange(min=1), default=8, show_default=True,
               help="Pairs of views per photograph.")  # fmt: skip
 @descriptor_options(leave_out=("--head",))
+@OVERWRITE
 def fit(descriptor: str, images: Path, out: Path, dimension: int, views: int) -> None:
     """Fit a projection head of MODEL to the photographs in the folder IMAGES, and write it into the folder
     OUT.
@@ -35,16 +37,14 @@ def fit(descriptor: str, images: Path, out: Path, dimension: int, views: int) ->
     from geomatch.weights.folders import HEAD_FILES
 
     config = changed_config(dift_config(descriptor))
+    make_out(out, [name := HEAD_FILES[config.sampling]])
     found = find_images(images, exclude=out)
     paths = [found.root / name for name in found.names]
-    for name, reason in found.skipped.items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
     fitted = fit_on_images(config, paths, out / "work", dimension, views, config.seed)
-    for name, reason in fitted.skipped.items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
+    for skipped, reason in {**found.skipped, **fitted.skipped}.items():
+        click.echo(f"skipped     {skipped}: {reason}", err=True)
     fitted.head.save(out)
-    click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
     if fitted.rank1:
         before, after = (f"{100 * share:.1f} %" for share in fitted.rank1)
         click.echo(f"rank-1      {before} without, {after} with it, in images held out of the fit")
-    click.echo(f"wrote       {click.format_filename(out / HEAD_FILES[config.sampling])}")
+    finish(f"fitted to {fitted.pairs} pairs of keypoints in {fitted.images} images", out / name)

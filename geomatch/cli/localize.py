@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.collection import feature_options
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 from geomatch.cli.options import descriptor_options, run_options
 
 if TYPE_CHECKING:
@@ -53,6 +54,5 @@ def localize(
             text += f"degrees, centre within {one.centre_percent:.2g} % of the model's extent"
         click.echo(f"{click.format_filename(name):{max(map(len, done))}}  {text}")
     found = sum(map(bool, done.values()))
-    click.echo(f"localized   {found} of {len(done)}")
-    click.echo(f"wrote       {click.format_filename(out or model / 'localized')}")
+    finish(f"localized {found} of {len(done)} images", out or model / "localized")
     return FOUND if found == len(done) else NOT_FOUND

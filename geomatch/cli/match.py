@@ -1,28 +1,31 @@
 """``geomatch match`` and ``geomatch demo``."""
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish, show_stages
 from geomatch.cli.options import (
     MASKS,
+    OVERWRITE,
     bundled,
     changed_config,
     descriptor_options,
     given_options,
     make_out,
     parse_numbers,
+    refuse_given,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from geomatch.dift import DIFTConfig
+    from geomatch.drawing.pair import Style
     from geomatch.images import Reading, Stretch
     from geomatch.pipeline import Pipeline
     from geomatch.results import MatchResult
@@ -139,28 +142,25 @@ reading_options = bundled(
     *MASKS,
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
-
-
-def show_progress() -> None:
-    """Print on standard error what the package logs that it is doing, until the present command ends."""
-    logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
-    told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
-    before = logger.level
-    logger.addHandler(told)
-    logger.setLevel(logging.INFO)
-
-    def quiet() -> None:
-        logger.removeHandler(told)
-        logger.setLevel(before)
-
-    click.get_current_context().call_on_close(quiet)
+FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
+                      show_default=True, help="Of the pictures; svg and pdf need the extra report."
+                      )  # fmt: skip
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
-                   "matches.jsonl.")  # fmt: skip
+@bundled(
+    "output",
+    lambda out, styles, suffix: (out, styles, suffix),
+    click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
+                 help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
+                      "matches.jsonl."),
+    click.option("--style", "styles", multiple=True, default=["checkerboard"], show_default=True,
+                 type=click.Choice(["checkerboard", "red-cyan", "blend", "quad"]),
+                 help="How overlay.png shows IMAGE0 on IMAGE1; may be given several times."),
+    FORMAT,
+)  # fmt: skip
+@OVERWRITE
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 @bundled(
     "own_masks",
@@ -179,7 +179,7 @@ def show_progress() -> None:
 @descriptor_options()
 def match(
     images: tuple[Path, ...],
-    out: Path | None,
+    output: "tuple[Path | None, tuple[Style, ...], str]",
     as_json: bool,
     own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
@@ -191,6 +191,9 @@ def match(
 
     Exit code 0: found, 1: not found, of a list: a pair could not be matched, 2: bad input or usage.
     """
+    out, styles, suffix = output
+    if out is None or pair_list is not None:
+        refuse_given(("styles", "suffix"), "without the pictures of --out")
     if pair_list is not None:
         if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
@@ -201,17 +204,19 @@ def match(
 
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
-    show_progress()
-    from geomatch.drawing.result import save_result
+    show_stages()
+    from geomatch.drawing.canvas import check_format
+    from geomatch.drawing.result import FILES, save_result
     from geomatch.pairs import match_pair
 
+    check_format(suffix)
     if out:
-        make_out(out)  # better now than after the work
+        make_out(out, FILES)  # better now than after the work
     reading.masks.check([path.name for path in images])
     found = [reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
     result = match_pair(pipeline(), one, two, reading)
-    written = save_result(result, out) if out else []
+    written = save_result(result, out, styles, suffix) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
@@ -235,8 +240,7 @@ def _match_list(
         if out is None:
             click.echo(json.dumps(line, allow_nan=False))
     if out:
-        click.echo(f"pairs       {total}, of them {failed} without a result")
-        click.echo(f"wrote       {click.format_filename(out / 'matches.jsonl')}")
+        finish(f"matched {total - failed} of {total} pairs", out / "matches.jsonl")
     return NOT_FOUND if failed else FOUND
 
 
@@ -244,8 +248,10 @@ def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
     from geomatch.drawing.result import summary
 
     click.echo(summary(result))
-    for line in (*remarks, *(f"wrote       {click.format_filename(path)}" for path in written)):
+    for line in remarks:
         click.echo(line)
+    inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
+    finish(inliers if result.geometry else "not found", *written)
 
 
 def descriptor_config(
@@ -274,7 +280,7 @@ def descriptor_config(
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    show_progress()
+    show_stages()
     import geomatch
     from geomatch.drawing.result import save_result
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 
 
 @click.group(invoke_without_command=True)
@@ -27,8 +28,9 @@ def fetch(name: str, revision: str | None) -> None:
     """
     from geomatch.dift.inventory import fetch_weights
 
-    for path in fetch_weights(name, revision):
+    for path in (found := fetch_weights(name, revision)):
         click.echo(f"present     {click.format_filename(path)}")
+    finish(f"{len(found)} files or folders are there")
 
 
 @models.command()
@@ -70,4 +72,4 @@ def convert_adm(checkpoint: Path, out: Path) -> None:
     """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
     from geomatch.weights import adm
 
-    click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out))}")
+    finish("converted", adm.convert_adm(checkpoint, out))

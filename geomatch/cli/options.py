@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import update_wrapper
@@ -41,8 +41,9 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
     return decorate
 
 
-def refuse_given(context: click.Context, names: Collection[str], why: str) -> None:
+def refuse_given(names: Collection[str], why: str) -> None:
     """Raise `UsageError` when one of these options, by names of parameters, was given without effect."""
+    context = click.get_current_context()
     for option in context.command.params:
         if option.name in names and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"{option.opts[0]} has no effect {why}")
@@ -103,10 +104,28 @@ MASKS = (
 """Where no keypoints are wanted in the images of a folder or list."""
 
 
-def make_out(folder: Path) -> None:
-    """Create a command's folder for results, which goes again if nothing comes into it."""
+_OVERWRITE = "geomatch.overwrite"  # in the context's meta data
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, expose_value=False,
+    callback=lambda context, parameter, value: context.meta.update({_OVERWRITE: value}),
+    help="Replace files that an earlier run wrote to --out.",
+)  # fmt: skip
+"""Lets `make_out` pass over files that are there; the command gets no argument for it."""
+
+
+def make_out(folder: Path, names: Iterable[str] = ()) -> None:
+    """Create a command's folder for results, which goes again if nothing comes into it.
+
+    ``names`` are the files and folders that the command will write there. Raises `GeomatchError` when one is
+    there already and the option `OVERWRITE` was not given.
+    """
+    from geomatch.errors import GeomatchError
     from geomatch.files import make_folder
 
+    context = click.get_current_context()
+    there = [folder / name for name in names if (folder / name).exists()]
+    if there and not context.meta.get(_OVERWRITE):
+        raise GeomatchError(f"{there[0]} exists already; give another --out, or --overwrite to replace it")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
 
     def remove() -> None:
@@ -114,7 +133,7 @@ def make_out(folder: Path) -> None:
             for place in made:
                 place.rmdir()
 
-    click.get_current_context().call_on_close(remove)
+    context.call_on_close(remove)
     make_folder(folder)
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
+from geomatch.cli.logs import finish
 from geomatch.cli.options import bundled
 
 outputs_options = bundled(
@@ -30,5 +31,4 @@ def outputs(model: Path, folder: Path, images: Path | None, forms: tuple[str, ..
     if not forms:
         raise click.UsageError("nothing is asked for: give --undistort, --to nerfstudio or --to ply")
     source = images or photographs_of(model)
-    for path in write_outputs(read_model(model), source, folder, forms, progress=True):
-        click.echo(f"wrote       {click.format_filename(path)}")
+    finish("converted", *write_outputs(read_model(model), source, folder, forms, progress=True))

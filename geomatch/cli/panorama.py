@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import pipeline_options, reading_options, show_progress
-from geomatch.cli.options import descriptor_options
+from geomatch.cli.logs import finish
+from geomatch.cli.match import pipeline_options, reading_options
+from geomatch.cli.options import OVERWRITE, descriptor_options, make_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", required=True,
-              help="The picture: .png or .tif, with alpha where no image is, or .jpg.")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=True,
+              help="Folder for the picture, panorama.png.")  # fmt: skip
+@click.option("--format", "suffix", type=click.Choice(["png", "tif", "jpg"]), default="png",
+              show_default=True, help="PNG and TIFF have alpha where no image is.")  # fmt: skip
+@OVERWRITE
 @click.option("--scene", type=click.Choice(["turning", "plane"]), default="turning", show_default=True,
               help="A camera that turned where it stood, or a plane, such as a wall.")  # fmt: skip
 @click.option("--projection", type=click.Choice(["spherical", "cylindrical", "plane"]), default="spherical",
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 def panorama(
     images: tuple[Path, ...],
     out: Path,
+    suffix: str,
     scene: Any,
     projection: Any,
     pipeline: "Callable[[], Pipeline]",
@@ -41,18 +46,17 @@ def panorama(
     Exit code 0: all are in it, 1: some belong to no other, or there is no picture, 2: bad input or usage.
     """
     from geomatch.images import check_image_file
-    from geomatch.panorama import SUFFIXES, stitch
+    from geomatch.panorama import stitch
     from geomatch.registration.register import named_files
 
-    if out.suffix.lower() not in SUFFIXES or not out.parent.is_dir():
-        raise click.UsageError(f"--out {out}: give a {', '.join(SUFFIXES)} file in a folder that exists")
+    picture = out / f"panorama.{suffix}"
+    make_out(out, [picture.name])
     folder, names = named_files(images, out, reading.masks)
-    names = [name for name in names if (folder / name).resolve() != out.resolve()]  # of an earlier run
+    names = [name for name in names if (folder / name).resolve() != picture.resolve()]  # of an earlier run
     if names:
         reading.masks.check(names, folder)
     for name in names:
         check_image_file(folder / name)
-    show_progress()
     sources = [reading.file(folder / name, name) for name in names]
     result = stitch(sources, scene=scene, projection=projection, pipeline=pipeline())
     for name, reason in result.left_out.items():
@@ -60,10 +64,11 @@ def panorama(
     if result.pixels is None:
         click.echo(f"geomatch: no panorama: {result.reason}", err=True)
         return NOT_FOUND
-    result.save(out)
+    result.save(picture)
     for pair in result.pairs:
         if not pair.reason:
             click.echo(f"pair        {pair}")
     height, width = result.pixels.shape[:2]
-    click.echo(f"wrote       {click.format_filename(out)}, {width}x{height} pixels")
+    placed = f"{len(names) - len(result.left_out)} of {len(names)} images"
+    finish(f"{placed} became {width}x{height} pixels", picture)
     return NOT_FOUND if result.left_out else FOUND

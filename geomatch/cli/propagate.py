@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out
+from geomatch.cli.logs import finish
+from geomatch.cli.options import OVERWRITE, bundled, changed_config, descriptor_options, make_out
 from geomatch.errors import ImageError
 
 RECORD = "propagation.json"
@@ -19,6 +20,7 @@ RECORD = "propagation.json"
 @click.argument("targets", metavar="TARGET...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
               help="Write a PNG per target here, and propagation.json.")  # fmt: skip
+@OVERWRITE
 @click.option("--descriptor", metavar="NAME", default="dift-tiny", show_default=True,
               help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
               "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
@@ -48,8 +50,8 @@ def propagate(
     Exit code 0: all targets have the edit, 1: some have not, 2: bad input or usage.
     """
     names = _names(edit, source, targets, out)
+    make_out(out, (RECORD, *names))
     import numpy as np
-    from tqdm import tqdm
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
@@ -57,6 +59,7 @@ def propagate(
     from geomatch.files import write_whole
     from geomatch.images import write_png
     from geomatch.pipeline import Pipeline
+    from geomatch.progress import progress_bar
     from geomatch.provenance import record, versions
     from geomatch.types import EstimationFailure
 
@@ -67,10 +70,9 @@ def propagate(
     named = {name: given[name] for name in ("estimator", "threshold", "refine_homography")}
     pipeline = Pipeline(descriptor=extractor, **named)
     prepared = prepare_edit(edit, source, pipeline, given["max_points"], seed)
-    make_out(out)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows: list[dict[str, Any]] = []
-    for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
+    for target, name in progress_bar(list(zip(targets, names, strict=True)), "targets", "image"):
         try:
             found = carry_edit(prepared, target)
         except ImageError as error:
@@ -106,7 +108,9 @@ def propagate(
         else:
             agree = f"{row['num_inliers']} of {row['num_matches']} matches agree"
             click.echo(f"wrote       {out / row['picture']} ({agree})")
-    return FOUND if all(row["picture"] for row in rows) else NOT_FOUND
+    failed = sum(row["picture"] is None for row in rows)
+    finish(f"{len(rows) - failed} of {len(rows)} targets have the edit", out / RECORD)
+    return NOT_FOUND if failed else FOUND
 
 
 def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.collection import (
     CAMERAS,
@@ -16,6 +16,7 @@ from geomatch.cli.collection import (
     tell_remade,
 )
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
 from geomatch.cli.outputs import outputs_options
 
@@ -71,7 +72,7 @@ def reconstruct(
     from geomatch.reconstruction import Mapping
 
     if mapping["start"] is None:
-        refuse_given(click.get_current_context(), ("fix_poses",), "without --extend")
+        refuse_given(("fix_poses",), "without --extend")
     return _run(images, out, source, collection, cameras, Mapping(**mapping), forms, context)
 
 
@@ -124,7 +125,7 @@ def _run(
     from geomatch.reconstruction import reconstruct as run
 
     if source:
-        source.check(click.get_current_context(), source.database is not None)
+        source.check(source.database is not None)
     given = (source.database or source.read(images)) if source else CollectionOptions(**collection)
     result = run(images, out, given, cameras=cameras, mapping=mapping, outputs=forms, context=context)
     if result.matching:
@@ -143,6 +144,6 @@ def _run(
         click.echo(f"no model    {result.reason}")
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items())
     click.echo(f"seconds     {sum(result.seconds.values()):.1f} ({spent})")
-    for path in result.written:
-        click.echo(f"wrote       {click.format_filename(path)}")
+    most = max((model.registered for model in result.models), default=0)
+    finish(f"placed {most} of {result.num_images} images", *result.written)
     return FOUND if result else NOT_FOUND

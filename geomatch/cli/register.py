@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import bundled, descriptor_options, make_out
 
@@ -91,8 +92,7 @@ def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
             line += f"not registered: {click.format_filename(str(one.reason))}"
         click.echo(line)
     failed = sum(not one for one in done)
-    click.echo(f"registered  {len(done) - failed} of {len(done)}")
-    for name in ("registrations.csv", "warped", *(["index.html"] if pages else [])):
-        if (out / name).exists():
-            click.echo(f"wrote       {click.format_filename(out / name)}")
+    kept = ("registrations.csv", "warped", *(["index.html"] if pages else []))
+    written = [out / name for name in kept if (out / name).exists()]
+    finish(f"registered {len(done) - failed} of {len(done)} images", *written)
     return NOT_FOUND if failed else FOUND

@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
-from geomatch.cli.options import DENSE, dense_config, descriptor_options, parse_points
+from geomatch.cli.logs import finish
+from geomatch.cli.match import FORMAT
+from geomatch.cli.options import (
+    DENSE,
+    OVERWRITE,
+    bundled,
+    dense_config,
+    descriptor_options,
+    make_out,
+    parse_points,
+)
 
 
 @click.command()
@@ -15,8 +25,15 @@ from geomatch.cli.options import DENSE, dense_config, descriptor_options, parse_
 @click.option("--soft", is_flag=True,
               help="Take the weighted mean about the best cell, not the best pixel.")  # fmt: skip
 @click.option("--pca", is_flag=True, help="Draw the first three principal components of IMAGE0's features.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="PNG", default=Path("show.png"),
-              show_default=True, help="The picture.")  # fmt: skip
+@bundled(
+    "output",
+    lambda out, suffix: (out, suffix),
+    click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+                 default=Path("show-out"), show_default=True,
+                 help="Write points.png or, of --pca, pca.png here."),
+    FORMAT,
+)  # fmt: skip
+@OVERWRITE
 @DENSE
 @descriptor_options()
 def show(
@@ -25,7 +42,7 @@ def show(
     points: list[tuple[float, float]],
     soft: bool,
     pca: bool,
-    out: Path,
+    output: tuple[Path, str],
     descriptor: str,
 ) -> None:
     """Draw what the features see.
@@ -39,22 +56,23 @@ def show(
         raise click.UsageError("give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca")
     if soft and pca:
         raise click.UsageError("--soft is about --point; leave it out with --pca")
-    if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
-        raise click.UsageError(f"--out {out}: give a .png file in a folder that exists")
     import numpy as np
 
     import geomatch
     from geomatch.dift import cached_extractor
     from geomatch.dift.maps.transfer import check_inside
+    from geomatch.drawing.canvas import check_format
     from geomatch.drawing.similarity import draw_components, show_points
-    from geomatch.images import write_png
 
+    out, suffix = output
+    path = out / f"{'pca' if pca else 'points'}.{suffix}"
+    check_format(suffix)
     config = dense_config(descriptor)
     images = [geomatch.load_image(image) for image in (image0, *targets)]
     places0 = np.array(points).reshape(-1, 2)
     check_inside(places0, images[0].size)
+    make_out(out, [path.name])
     extractor = cached_extractor(config)
-    click.echo(f"loading {descriptor} ...", err=True)
     if pca:
         picture = draw_components(images[0], extractor.dense(images[0]))
     else:
@@ -65,5 +83,5 @@ def show(
             for (x, y), similarity in zip(places.points, places.similarity, strict=True):
                 name = click.format_filename(target)
                 click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
-    write_png(out, picture)
-    click.echo(f"wrote       {click.format_filename(out)}")
+    picture.write(path)
+    finish("drawn", path)

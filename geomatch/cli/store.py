@@ -1,8 +1,9 @@
 """``geomatch store``."""
 
-import click
+import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.logs import finish
 
 SHOWN = 20  # names of what failed, or is damaged
 
@@ -54,4 +55,4 @@ def prune(place: str, forget: tuple[str, ...]) -> None:
     from geomatch.store.upkeep import prune_store
 
     objects, size = prune_store(Store.at(place), forget)
-    click.echo(f"removed     {objects} objects, {size / 2**20:.1f} MiB")
+    finish(f"removed {objects} objects, {size / 2**20:.1f} MiB,")

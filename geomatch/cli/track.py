@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import click
+import rich_click as click
 
-from geomatch.cli.options import DENSE, dense_config, descriptor_options, make_out, parse_points
+from geomatch.cli.logs import finish
+from geomatch.cli.options import DENSE, OVERWRITE, dense_config, descriptor_options, make_out, parse_points
 
 
 @click.command()
@@ -16,6 +17,7 @@ from geomatch.cli.options import DENSE, dense_config, descriptor_options, make_o
               "black and white is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
               help="Write overlay.mp4, tracks.csv and masks/ here; store/ caches what is done.")  # fmt: skip
+@OVERWRITE
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many. [default: all]")
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
 @DENSE
@@ -38,10 +40,10 @@ def track(
     if bool(points) == (mask is not None):
         raise click.UsageError("give either --points X,Y (once or more often) or --mask PNG")
     import numpy as np
-    from tqdm import tqdm
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
+    from geomatch.progress import progress_bar
     from geomatch.store import Store
     from geomatch.video.frames import frames_of, video_properties
     from geomatch.video.masks import load_mask
@@ -53,16 +55,13 @@ def track(
     marks = load_mask(mask) if mask else None
     images = frames_of(video, frames)
     count, rate = video_properties(video, frames)
-    make_out(out)
+    make_out(out, ("overlay.mp4", "tracks.csv"))
     given = rules, cells or usual, Store.at(out / "store")
-    extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
+    extractor, shown = cached_extractor(config), progress_bar(images, "frames", "frame", count)
     if marks is None:
         saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)
     else:
         saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
     paths, number, seen = saved
-    click.echo(f"frames      {number}")
-    whole = sum(count == number for count in seen)
-    click.echo(f"{'objects' if mask else 'points':<11} {len(seen)}, {whole} of them in every frame")
-    for path in paths:
-        click.echo(f"wrote       {click.format_filename(path)}")
+    whole, what = sum(count == number for count in seen), "objects" if mask else "points"
+    finish(f"followed {len(seen)} {what} through {number} frames, {whole} of them in every frame,", *paths)

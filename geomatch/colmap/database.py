@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.collection.correspondences import Correspondences, LazyPairs, MatchedPair, checked
@@ -24,6 +23,7 @@ from geomatch.colmap.verification import Verification, verify_database
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.progress import progress_bar
 from geomatch.types import Features
 
 _IMAGE_BYTES, _PAIR_BYTES = 1024, 512
@@ -100,7 +100,7 @@ def export_database(
         # COLMAP verifies old matches with the new ones, and reads beyond the keypoints when these are wrong
         require_sound(path)
     space, skipped = DiskSpace(path.resolve().parent), Counter[str]()
-    bar = partial(tqdm, disable=None if context.progress else True)
+    bar = partial(progress_bar, shown=context.progress)
     try:
         with replaced(path, extend, space) as temporary:
             space.reserve(_IMAGE_BYTES * len(sizes))
@@ -110,9 +110,9 @@ def export_database(
                 said = f"{opened.num_cameras()}"
                 if cameras.mode == "auto" and not cameras.file:
                     said += ": shared by size and EXIF (--camera-mode per-image for one each)"
-                given = LazyPairs(lambda: iter(bar(correspondences.pairs, desc="matches", unit="pair")))
+                given = LazyPairs(lambda: iter(bar(correspondences.pairs, "matches", "pair")))
                 found = checked(Correspondences(correspondences.features, given), sizes, skipped)
-                features = bar(found.features.items(), desc="keypoints", unit="image")
+                features = bar(found.features.items(), "keypoints", "image")
                 keypoints = _write_keypoints(opened, ids, features, space, skipped)
                 matches = _write_matches(opened, ids, found.pairs, space, skipped)
                 # a geometry holds its inliers again

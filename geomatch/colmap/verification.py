@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
@@ -21,6 +20,7 @@ from geomatch.engine import BlockTask, FailedItem, RunContext, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
+from geomatch.progress import progress_bar
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
 Verification = Literal["colmap", "geomatch", "none"]
@@ -59,7 +59,7 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
         total = left()
         if not total:
             return
-        with tqdm(total=total, desc="verification", unit="pair", disable=None if progress else True) as bar:
+        with progress_bar(None, "verification", "pair", total, progress) as bar:
             interruptible(verify, lambda: bar.update(total - left() - bar.n))
             bar.update(total - bar.n)
 

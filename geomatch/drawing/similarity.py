@@ -2,6 +2,8 @@
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,15 +13,24 @@ from numpy.typing import NDArray
 from geomatch.describers import DenseDescriber, traits_of
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transfer_points
+from geomatch.drawing.canvas import (
+    BLACK,
+    Picture,
+    Strokes,
+    Words,
+    arranged,
+    captioned,
+    colour_map,
+    legend,
+    photograph,
+)
 from geomatch.geometry import resize_points
-from geomatch.images import Image, reduce_image
+from geomatch.images import Image
 from geomatch.isolation import isolated
 from geomatch.video.propagation import features_on
 
 GRID_SIDE = 640
 """Most cells of a picture of principal components along its long side."""
-PICTURE_SIDE = 960
-"""Long side of each image in a picture."""
 SINGLE = (80, 255, 120)
 
 
@@ -29,8 +40,8 @@ def show_points(
     targets: Sequence[Image],
     points: NDArray[np.floating],
     rule: Rule = "argmax",
-) -> tuple[list[Transferred], NDArray[np.uint8]]:
-    """Find points (N, 2) of image 0 in others: what was found, per target, and a picture (H, W, 3) RGB.
+) -> tuple[list[Transferred], Picture]:
+    """Find points (N, 2) of image 0 in others: what was found, per target, and a picture.
 
     It has a row of `draw_transfer` per target, with the heat map where there is one point.
     """
@@ -41,12 +52,11 @@ def show_points(
         found.append(transfer_points(map0, map1, points, metric, rule))
         heat = None
         if len(points) == 1:
-            shown = PixelFeatures(map1, metric, reduce_image(target, PICTURE_SIDE).size)
-            heat = (
-                shown.similarities(map0.sample_tensor(map0.upload(points), metric))[0].float().cpu().numpy()
-            )
-        rows.append(draw_transfer(image0, target, points, found[-1].points, heat))
-    return found, _on_black(rows, across=False)
+            shown = PixelFeatures(map1, metric, photograph(target).size)
+            sampled = map0.sample_tensor(map0.upload(points), metric)
+            heat = shown.similarities(sampled)[0].float().cpu().numpy()
+        rows.append(draw_transfer(image0, target, points, found[-1], heat))
+    return found, arranged(rows, across=False)
 
 
 @isolated()
@@ -74,55 +84,54 @@ def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
 def draw_transfer(
     image0: Image,
     image1: Image,
-    points0: NDArray[np.floating],
-    points1: NDArray[np.floating],
+    points: NDArray[np.floating],
+    found: Transferred,
     heat: NDArray[np.float32] | None = None,
-) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: image 0 beside image 1, a cross on each point (N, 2); several have colours and numbers.
+) -> Picture:
+    """Image 0 beside image 1, a cross on each point (N, 2) and where it was found; several have numbers.
 
     ``heat`` are (h, w) similarities that cover image 1, drawn over it.
     """
-    left, right = (reduce_image(image, PICTURE_SIDE).pixels.copy() for image in (image0, image1))
+    left, right, bar = photograph(image0), photograph(image1), None
+    name0, name1 = (Path(image.name).name for image in (image0, image1))
+    text = f"{len(points)} points of {name0} found in {name1}"
+    if len(points) == 1:
+        (x0, y0), (x1, y1) = points[0], found.points[0]
+        text = f"{x0:g}, {y0:g} of {name0} found at {x1:.1f}, {y1:.1f} of {name1}"
     if heat is not None:
         low, high = np.percentile(heat, 5), heat.max()
         level = np.clip((heat - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
-        level = np.asarray(cv2.resize(level, right.shape[1::-1]), np.uint8)
-        colours = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[:, :, ::-1]
-        right = np.asarray(np.round(0.45 * right + 0.55 * colours), np.uint8)
-    for picture, points, size in ((left, points0, image0.size), (right, points1, image1.size)):
-        places = np.round(resize_points(points, size, picture.shape[1::-1])).astype(int)
-        for number, centre in enumerate(places.tolist(), start=1):
-            _mark(picture, centre, number, len(points))
-    return _on_black([left, right], across=True)
+        colours = colour_map(cv2.COLORMAP_INFERNO)
+        level = np.asarray(cv2.resize(level, right.size, interpolation=cv2.INTER_CUBIC))
+        grey = cv2.cvtColor(right.photographs[0][0], cv2.COLOR_RGB2GRAY)
+        mixed = cv2.addWeighted(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), 0.4, colours[level], 0.6, 0)
+        right = Picture(right.size, ((np.asarray(mixed, np.uint8), (0, 0)),))
+        bar = legend(colours, f"{low:.2f}", "similarity", f"{high:.2f}")
+    sides = [_marked(left, points, image0.size), _marked(right, found.points, image1.size)]
+    return captioned(arranged(sides, across=True), text, bar)
 
 
-def draw_components(image: Image, feature_map: FeatureMap) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: the image beside the first three principal components of its features."""
-    small = reduce_image(image, PICTURE_SIDE)
-    colours = cv2.resize(principal_components(feature_map), small.size, interpolation=cv2.INTER_NEAREST)
-    return _on_black([small.pixels, np.asarray(colours, np.uint8)], across=True)
+def draw_components(image: Image, feature_map: FeatureMap) -> Picture:
+    """The image beside the first three principal components of its features."""
+    small = photograph(image)
+    colours = cv2.resize(principal_components(feature_map), small.size, interpolation=cv2.INTER_CUBIC)
+    components = Picture(small.size, ((np.asarray(colours, np.uint8), (0, 0)),))
+    text = f"{Path(image.name).name}, and the first three principal components of its features"
+    return captioned(arranged([small, components], across=True), text)
 
 
-def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total: int) -> None:
-    """Draw one of ``total`` points: the colours of several go round the circle of hues."""
-    colour: tuple[float, ...] = SINGLE
-    if total > 1:
-        colour = tuple(255 * part for part in colorsys.hsv_to_rgb((number - 1) / total, 0.75, 1.0))
-    cv2.drawMarker(picture, centre, (0, 0, 0), cv2.MARKER_CROSS, 26, 5, cv2.LINE_AA)
-    cv2.drawMarker(picture, centre, colour, cv2.MARKER_CROSS, 24, 2, cv2.LINE_AA)
-    if total > 1:
-        text = str(number)
-        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.7, 2)
-        # to the right and above, or where there is room
-        x = centre[0] + 6 if centre[0] + 6 + width <= picture.shape[1] else centre[0] - 6 - width
-        y = centre[1] - 6 if centre[1] - 6 - height >= 0 else centre[1] + 6 + height
-        for ink, thickness in (((0, 0, 0), 5), (colour, 2)):
-            cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.7, ink, thickness, cv2.LINE_AA)
-
-
-def _on_black(pictures: Sequence[NDArray[np.uint8]], across: bool) -> NDArray[np.uint8]:
-    """Pictures in a row, aligned at the top, or in a column, aligned at the left."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
-    if across:
-        return np.hstack([np.pad(one, ((0, height - len(one)), (0, 0), (0, 0))) for one in pictures])
-    return np.vstack([np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0))) for one in pictures])
+def _marked(picture: Picture, points: NDArray[np.floating], size: tuple[int, int]) -> Picture:
+    """Crosses on points (N, 2) of an image of (width, height); several have colours, numbers and labels."""
+    strokes, words = [], []
+    cross = np.array([[[-13, 0], [13, 0]], [[0, -13], [0, 13]]])
+    for number, (x, y) in enumerate(resize_points(points, size, picture.size).tolist()):
+        colour = SINGLE
+        if len(points) > 1:  # round the circle of hues
+            red, green, blue = colorsys.hsv_to_rgb(number / len(points), 0.75, 1.0)
+            colour = round(255 * red), round(255 * green), round(255 * blue)
+            # to the right and above, or where there is room
+            place = x + (20 if (fits := x < picture.size[0] - 80) else -20), y + (-28 if y > 56 else 28)
+            words.append(Words(str(number + 1), place, BLACK, "left" if fits else "right", colour))
+        lines = [np.add(bar, (x, y)) for bar in cross]
+        strokes += [Strokes(lines, BLACK, 6), Strokes(lines, colour, 3)]
+    return replace(picture, strokes=tuple(strokes), words=tuple(words))

@@ -1,17 +1,16 @@
 """Blocks go to idle workers; a worker that dies is replaced, and its block reported as failed."""
 
-import sys
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.errors import GeomatchError, first_line
 
+_log = logging.getLogger(__name__)
 STARTS = 5
 """Workers that may fail to start in a stage; then no more are started, and without others it is an error."""
 PATIENCE = 30.0  # seconds without any worker after which the user is told
@@ -66,7 +65,7 @@ class WorkerPool:
             while queue or working():
                 done = wait(busy, PATIENCE, FIRST_COMPLETED).done
                 if not done and not told and not working():
-                    tqdm.write("waiting for free cores for workers", file=sys.stderr)
+                    _log.warning("waiting for free cores for workers")
                     told = True
                 for future in done:
                     worker, index = busy.pop(future)

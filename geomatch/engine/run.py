@@ -1,18 +1,15 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
+from geomatch.progress import progress_bar
 
-TOLD = 30.0  # seconds between two states of the bar in a log file
 TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
@@ -38,9 +35,8 @@ class Work:
         if not blocks:
             return
         todo = blocks
-        total, quiet = done + sum(len(block) for block in todo), None if self.progress else True
-        often = 0.1 if sys.stderr.isatty() else TOLD
-        with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet, mininterval=often) as bar:
+        total = done + sum(len(block) for block in todo)
+        with progress_bar(None, what, unit, total, self.progress, done) as bar:
             failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
                 if number:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from geomatch.cameras import pycolmap
 from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.verification import Verification
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
+from geomatch.progress import progress_bar
 from geomatch.reconstruction.known_poses import in_database, restore_frame
 from geomatch.reconstruction.models import merit
 from geomatch.reconstruction.refine_tracks import refine_tracks
@@ -95,8 +94,7 @@ def map_database(
         raise GeomatchError(f"{images}: no image has a position; leave out the positions (--gps)")
     fresh = mapping.mapper == "incremental" and known is None
     with new_folder(out) as temporary:
-        shown = None if progress else True
-        with tqdm(total=images_given, desc="mapping", unit="image", disable=shown) as bar:
+        with progress_bar(None, "mapping", "image", images_given, progress) as bar:
             for start in _STARTS if fresh else _STARTS[:1]:
                 bar.reset()
                 with tempfile.TemporaryDirectory(dir=temporary.parent) as work:

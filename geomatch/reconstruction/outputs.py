@@ -8,13 +8,12 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from geomatch.cameras import pycolmap
 from geomatch.colmap.library import interruptible
 from geomatch.errors import GeomatchError
 from geomatch.files import folder_beside, make_folder, replacing
 from geomatch.images import raw_size
+from geomatch.progress import progress_bar
 from geomatch.reconstruction.folder import is_output
 from geomatch.reconstruction.transforms import write_transforms
 
@@ -86,8 +85,8 @@ def write_undistorted(model: Any, images: Path, folder: Path, progress: bool) ->
             (given / name).symlink_to((images / image.name).resolve())
             names[name], image.name = image.name, name
         renamed.write(str(work / "model"))
-        paths, quiet = [str(path) for path in (made, work / "model", given)], None if progress else True
-        with tqdm(total=len(names), desc="undistorting", unit="image", disable=quiet) as bar:
+        paths = [str(path) for path in (made, work / "model", given)]
+        with progress_bar(None, "undistorting", "image", len(names), progress) as bar:
             interruptible(
                 lambda token: library.undistort_images(*paths, cancellation_token=token),
                 lambda: bar.update(len(os.listdir(done)) - bar.n if done.exists() else 0),

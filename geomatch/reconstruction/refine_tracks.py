@@ -15,13 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from geomatch.cameras import pycolmap
 from geomatch.colmap.conventions import from_colmap, to_colmap
 from geomatch.colmap.library import interruptible
 from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.images import load_image
+from geomatch.progress import progress_bar
 from geomatch.reconstruction.windows import SIDE, Array, Grey, align_windows, cut_windows, windows_inside
 
 Rows = NDArray[np.int64]
@@ -82,8 +82,8 @@ def refine_tracks(
     points, track, places, views = _observations(model)
     corners, reference = _references(points, track, places, views)
     windows, usable = np.zeros((len(points), SIDE**2), np.uint8), np.zeros(len(points), np.bool_)
-    moved, rejected, shown, steps = 0, 0, None if progress else True, 2 * len(views)
-    with tqdm(total=steps, desc="refinement", unit="image", disable=shown) as bar:
+    moved, rejected = 0, 0
+    with progress_bar(None, "refinement", "image", 2 * len(views), progress) as bar:
         readable, unread = list[_View](), list[ImageError]()
         for view in views:
             try:

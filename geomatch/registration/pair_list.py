@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from geomatch.collection.pairs import read_list
 from geomatch.describers import traits_of
@@ -21,6 +20,7 @@ from geomatch.files import digest_of, write_whole
 from geomatch.images import READING, Image, Reading
 from geomatch.large import are_large, relate_large
 from geomatch.pipeline import Described, Pipeline
+from geomatch.progress import progress_bar
 from geomatch.provenance import cache_key, versions
 from geomatch.relating import relate
 from geomatch.tensors import upload_features
@@ -111,7 +111,7 @@ def match_list(
         lines = _Lines(opened)
         todo = [pair for pair, key in zip(pairs, keys, strict=True) if key not in lines.places]
         images = DescribedImages(folder, pipeline, reading, Counter(name for pair in todo for name in pair))
-        rows = tqdm(list(zip(pairs, keys, strict=True)), "pairs", unit="pair", disable=not progress or None)
+        rows = progress_bar(list(zip(pairs, keys, strict=True)), "pairs", "pair", shown=progress)
         for pair, key in rows:
             if key in lines.places:
                 yield lines.read(key)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geomatch.errors import require
 from geomatch.estimators.planes import PLANES
-from geomatch.geometry import image_corners, warp_points
+from geomatch.geometry import image_corners, thinned, warp_points
 
 Matrix = NDArray[np.float64]
 _POINTS = 100  # of a link; more cost time and tell little
@@ -95,14 +95,10 @@ def adjust(
 
 
 def _thinned(link: Link) -> Link:
-    """At most so many points, spread over the image: from each cell of a grid in turn."""
-    points = np.asarray(link.points_i, np.float64)
-    low, extent = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-9)
-    cells = np.minimum((points - low) / extent * 10, 9).astype(int) @ (10, 1)
-    order = np.argsort(cells, kind="stable")
-    starts = np.searchsorted(cells[order], cells[order])
-    chosen = order[np.argsort(np.arange(len(order)) - starts, kind="stable")[:_POINTS]]
-    return replace(link, points_i=points[chosen], points_j=np.asarray(link.points_j, np.float64)[chosen])
+    """At most so many points, spread over the image."""
+    points, partners = (np.asarray(side, np.float64) for side in (link.points_i, link.points_j))
+    chosen = thinned(points, _POINTS)
+    return replace(link, points_i=points[chosen], points_j=partners[chosen])
 
 
 def _chained(links: Sequence[Link], reference: int) -> dict[int, Matrix]:

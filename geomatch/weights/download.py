@@ -18,11 +18,11 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import digest_of, sha256_of, write_whole
 from geomatch.places import cached_path, user_path
+from geomatch.progress import progress_bar
 
 SUMS = "SHA256SUMS"  # beside the files of models that we make, as ``sha256sum`` writes it
 LARGE = 2**26  # bytes of a file that is not checked again while its size and time stay
@@ -218,7 +218,7 @@ def _fetch(weights: WeightsFile, part: Path) -> None:
         size, begun = done + int(length) if length else None, monotonic()
         with (
             part.open("ab" if done else "wb") as file,
-            tqdm(desc=weights.file_name, total=size, initial=done, unit="B", unit_scale=True) as bar,
+            progress_bar(None, weights.file_name, "B", size, done=done) as bar,
         ):
             while block := answer.read1(2**20):
                 file.write(block)

@@ -14,6 +14,7 @@ from geomatch.benchmarks.tasks.pairs.evaluation import PairScene
 from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image
+from geomatch.progress import progress_bar
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
 
 SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
@@ -33,7 +34,8 @@ def make_synthetic(
     5.5. The same seed gives the same pixels.
     """
     strong = style != "mild"
-    for number, (name, path) in enumerate(zip(_names(photos), photos, strict=True)):
+    names = progress_bar(sequence_names(photos), "sequences", "photo")
+    for number, (name, path) in enumerate(zip(names, photos, strict=True)):
         image = reduce_image(load_image(path), SYNTHETIC_SIDE)
         for kind in ("i", "v"):
             rng = np.random.default_rng([seed, number, ord(kind)])
@@ -54,7 +56,8 @@ def make_synthetic(
     return read_hpatches(out)
 
 
-def _names(photos: Sequence[Path]) -> list[str]:
+def sequence_names(photos: Sequence[Path]) -> list[str]:
+    """Names after ``i_`` and ``v_``; raises `GeomatchError` for a photograph given twice."""
     names = [path.stem for path in photos]
     for depth in range(2, max((len(path.parts) for path in photos), default=0) + 1):
         counts = Counter(names)

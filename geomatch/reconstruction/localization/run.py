@@ -10,8 +10,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
-
 from geomatch.cameras import pycolmap
 from geomatch.collection.folder import find_images
 from geomatch.collection.options import EXTRACTION, MATCHING, Extraction, Matching
@@ -20,6 +18,7 @@ from geomatch.engine.context import CONTEXT
 from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.files import digest_of, folder_beside, read_json, write_whole
+from geomatch.progress import progress_bar
 from geomatch.reconstruction.folder import locked
 from geomatch.reconstruction.localization.localizer import NEAREST, Localizer
 from geomatch.reconstruction.localization.pose import Localization
@@ -66,9 +65,8 @@ def localize(
                     keys[name] = digest_of([localizer.key, localizer.file(path, name).checksum()])
             known = {name for name in keys if entries.get(name, {}).get("key") == keys[name]}
             todo, saved = [query for query in found.items() if query[0] not in known], monotonic()
-            quiet = None if run.progress else True
             try:
-                for name, path in tqdm(todo, desc="localizing", unit="image", disable=quiet):
+                for name, path in progress_bar(todo, "localizing", "image", shown=run.progress):
                     key = keys.get(name)
                     try:
                         result = localizer.localize(localizer.file(path, name))

@@ -1,0 +1,63 @@
+"""What commands print of their work on standard error, by ``logging`` and by bars."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+_LOGGER = logging.getLogger("geomatch")
+_STAGES = logging.getLogger("geomatch.pipeline")  # tells of each pair, which is too much for many
+_BEGUN = "geomatch.begun"  # in the context's meta data
+_FORMATS = {logging.DEBUG: "{}", logging.INFO: "{} ...", logging.WARNING: "warning     {}"}
+
+
+def _choose(context: click.Context, parameter: click.Parameter, quiet: bool | None) -> None:
+    context.meta.setdefault(_BEGUN, time.monotonic())
+    if quiet is not None:
+        _LOGGER.setLevel(logging.ERROR if quiet else logging.DEBUG)
+        _STAGES.setLevel(logging.NOTSET)
+
+
+QUIET = click.Option(
+    ["-q/-v", "--quiet/--verbose"], default=None, expose_value=False, callback=_choose,
+    help="Errors alone, without bars; or all that is loaded and how long it takes.",
+)  # fmt: skip
+
+
+def show_stages() -> None:
+    """Tell of the stages of a pair, too; for commands that match one."""
+    _STAGES.setLevel(logging.NOTSET)
+
+
+def finish(what: str, *written: Path) -> None:
+    """Print what was written, and in one line what was done and how long it took."""
+    for path in written:
+        click.echo(f"wrote       {click.format_filename(path)}")
+    spent = time.monotonic() - click.get_current_context().meta[_BEGUN]
+    click.echo(f"done        {what} in {spent:.1f} s")
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """Print within the block what the package logs; the options `QUIET` decide how much."""
+    handler, before = logging.Handler(), [(one, one.level) for one in (_LOGGER, _STAGES)]
+
+    def emit(record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # whose bars stay whole
+
+        tqdm.write(_FORMATS.get(record.levelno, "{}").format(record.getMessage()), file=sys.stderr)
+
+    handler.emit = emit  # type: ignore[method-assign]
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    _STAGES.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        for one, level in before:
+            one.setLevel(level)
