@@ -30,7 +30,7 @@ def serve(
     except OSError as error:
         text = f"{address[0]}, port {address[1]}: {error.strerror}; give another --port or --host"
         raise GeomatchError(text) from error
-    with TemporaryDirectory(prefix="geomatch-app-") as folder:
+    with TemporaryDirectory(prefix="geomatch-app-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "uploaded")
         gr: Any = require("gradio", "app", "the page")
@@ -79,12 +79,11 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
 
     def match(*given: Any) -> Iterator[dict[Any, Any]]:
         with TemporaryDirectory(dir=folder) as place:
-            options = _options(fields, given[2:])
-            told, written, pictures = match_photographs(run, given[:2], options, Path(place))
+            told, written, pair = match_photographs(run, given[:2], _options(fields, given[2:]), Path(place))
             yield {
                 status: told, results: gr.update(visible=bool(written)),
                 matches: f"{place}/matched/matches.png" if written else None,
-                slider: gr.update(value=pictures, visible=bool(pictures)), files: [*map(str, written)],
+                slider: gr.update(value=pair, visible=bool(pair)), files: [*map(str, written)],
             }  # fmt: skip
 
     def find(event: Any, *given: Any) -> Iterator[dict[Any, Any]]:

@@ -79,7 +79,7 @@ def find_point(
 def reconstruct_photographs(
     run: Run, images: Sequence[Path], options: Sequence[str], folder: Path
 ) -> tuple[str, Path | None, str]:
-    """Reconstruct: found or why not, in Markdown, the packed model in ``folder``, and its page as HTML."""
+    """Reconstruct: what the command says, in Markdown, the model packed in ``folder``, its page as HTML."""
     if len({path.name for path in images}) < len(images):
         return "**Error**: two photographs have the same name; rename one of them", None, ""
     photographs, out = folder / "photographs", folder / "model"
@@ -87,11 +87,9 @@ def reconstruct_photographs(
     for path in images:
         (photographs / path.name).symlink_to(path)
     code, told = run_command(run, ["reconstruct", str(photographs), str(out), *options], folder, ())
-    if code == 1:
-        told = f"**No model: {json.loads((out / 'summary.json').read_text())['reason']}**\n\n{told}"
     if code:
         return told, None, ""
     shutil.rmtree(out / "store", ignore_errors=True)
     view = html.escape((out / "model.html").read_text(encoding="utf-8"))
     frame = f'<iframe title="The model" sandbox="allow-scripts" srcdoc="{view}"></iframe>'
-    return f"**Found a model**\n\n{told}", Path(shutil.make_archive(str(out), "zip", out)), frame
+    return told, Path(shutil.make_archive(str(out), "zip", out)), frame
