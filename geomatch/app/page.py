@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,18 +31,18 @@ def serve(
     except OSError as error:
         text = f"{address[0]}, port {address[1]}: {error.strerror}; give another --port or --host"
         raise GeomatchError(text) from error
-    with TemporaryDirectory(prefix="geomatch-app-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "uploaded")
-        gr: Any = require("gradio", "app", "the page")
-        with gr.Blocks(title="geomatch", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-            gr.Markdown("# geomatch\nMatch two photographs, or reconstruct a place from many.")
-            with gr.Tab("Match"):
-                _match_tab(gr, run, commands["match"], folder)
-            with gr.Tab("Reconstruct"):
-                _reconstruct_tab(gr, run, commands["reconstruct"], folder)
-        page.queue(max_size=20, default_concurrency_limit=1, api_open=False)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # all that anybody puts into temporary files goes there
+    with TemporaryDirectory(prefix="geomatch-app-", ignore_cleanup_errors=True) as tempfile.tempdir:
         try:
+            gr: Any = require("gradio", "app", "the page")
+            with gr.Blocks(title="geomatch", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+                gr.Markdown("# geomatch\nMatch two photographs, or reconstruct a place from many.")
+                with gr.Tab("Match"):
+                    _match_tab(gr, run, commands["match"])
+                with gr.Tab("Reconstruct"):
+                    _reconstruct_tab(gr, run, commands["reconstruct"])
+            page.queue(max_size=20, default_concurrency_limit=1, api_open=False)
             _, url, _ = page.launch(
                 server_name=address[0], server_port=address[1], share=False, quiet=True,
                 prevent_thread_lock=True, max_file_size="100mb", footer_links=[], run_history=False,
@@ -52,10 +53,10 @@ def serve(
             ready(url)
             threading.Event().wait()
         finally:
-            page.close(verbose=False)
+            tempfile.tempdir = None
 
 
-def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
+def _match_tab(gr: Any, run: Run, command: Any) -> None:
     bundled = bundled_pair()
     with gr.Row():
         uploads = [gr.Image(label=f"Image {n}", height=360, elem_id=f"image{n}") for n in (0, 1)]
@@ -78,7 +79,7 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
         files = gr.File(label="Files", file_count="multiple", interactive=False)
 
     def match(*given: Any) -> Iterator[dict[Any, Any]]:
-        with TemporaryDirectory(dir=folder) as place:
+        with TemporaryDirectory() as place:
             told, written, pair = match_photographs(run, given[:2], _options(fields, given[2:]), Path(place))
             yield {
                 status: told, results: gr.update(visible=bool(written)),
@@ -87,7 +88,7 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
             }  # fmt: skip
 
     def find(event: Any, *given: Any) -> Iterator[dict[Any, Any]]:
-        with TemporaryDirectory(dir=folder) as place:
+        with TemporaryDirectory() as place:
             options = ["--point={},{}".format(*event.index), *_options(own, given[2:])]
             told, picture = find_point(run, given[:2], options, Path(place))
             yield {similar: told, heat: gr.update(value=picture, visible=bool(picture))}
@@ -99,7 +100,7 @@ def _match_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
     uploads[0].select(find, [*uploads, *own.values()], [similar, heat], **_WORK)
 
 
-def _reconstruct_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
+def _reconstruct_tab(gr: Any, run: Run, command: Any) -> None:
     tracked = gr.Progress(track_tqdm=True)
     uploads = gr.File(label="Photographs", file_count="multiple", file_types=[*IMAGE_SUFFIXES], height=200)
     fields = _fields(gr, command, "detector", "descriptor", "max_keypoints")
@@ -108,7 +109,7 @@ def _reconstruct_tab(gr: Any, run: Run, command: Any, folder: str) -> None:
     archive = gr.File(label="Model", visible=False, interactive=False)
 
     def work(sent: Any, *given: Any, progress: Any = tracked) -> Iterator[dict[Any, Any]]:
-        with TemporaryDirectory(dir=folder) as place:
+        with TemporaryDirectory() as place:
             paths, options = [Path(path) for path in sent or ()], _options(fields, given)
             told, packed, shown = reconstruct_photographs(run, paths, options, Path(place))
             value = gr.update(value=packed and str(packed), visible=bool(packed))
