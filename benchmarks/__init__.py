@@ -1,5 +1,1 @@
-"""Evaluation on benchmarks, and studies of our own code.
-
-``python -m geomatch.benchmarks.studies`` measures speed and memory and writes JSON records under
-``runs/benchmarks``; those behind the README are stored in ``benchmarks/results``.
-"""
+"""Evaluation on benchmarks; ``python -m geomatch.benchmarks.studies`` measures our own speed and memory."""

@@ -1,7 +1,4 @@
-"""Robust plane models: OpenCV, Kornia and PoseLib behind one gate; two-view geometry, relative pose.
-
-An estimator is anything with an ``estimate`` method like `Estimator`'s.
-"""
+"""Robust plane models, two-view geometry, relative pose. An estimator has an ``estimate`` as `Estimator`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,11 +34,7 @@ def estimators() -> dict[str, Callable[[float], Estimator]]:
 
 
 def create_estimator(name: str, threshold: float = 3.0, model: str = "homography") -> Estimator:
-    """Create an estimator by its name.
-
-    ``model`` is a plane model of `geomatch.transforms.PLANES` or ``auto``. ValueError, listing the names,
-    when there is none of that name.
-    """
+    """Create an estimator by its name, of a model of `PLANES` or ``auto``; ValueError lists known ones."""
     known = estimators()
     if name not in known:
         raise ValueError(f"unknown estimator {name!r}; choose one of: {', '.join(sorted(known))}")

@@ -8,8 +8,7 @@ from geomatch.estimators.planes import Plane
 from geomatch.geometry import warp_points
 
 _PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
-"""Noise as a share of the threshold, and its weight in observations: that few matches fit exactly does not
-prove that there is none."""
+"""Noise as a share of the threshold, and its weight in observations: few exact matches prove little."""
 _MAX_REMOVED = 10  # places taken away
 _CANDIDATES = 100  # inliers that are asked for their leverage again, of which the first was largest
 

@@ -109,10 +109,8 @@ def refined(view0: View, view1: View, pose: Pose, threshold: float, weights: Poi
 def in_front(view0: View, view1: View, pose: Pose) -> NDArray[np.bool_]:
     """(M,) the rays come nearest to each other in front of both cameras."""
     a, b, t = view0.rays @ pose[0].T, view1.rays, pose[1]
-    ab = (a * b).sum(axis=1)
-    return np.asarray(
-        (ab * (b @ t) > (b * b).sum(axis=1) * (a @ t)) & ((a * a).sum(axis=1) * (b @ t) > ab * (a @ t))
-    )
+    ab, at, bt = (a * b).sum(axis=1), a @ t, b @ t
+    return np.asarray((ab * bt > (b * b).sum(axis=1) * at) & ((a * a).sum(axis=1) * bt > ab * at))
 
 
 def displacements(view0: View, view1: View, rotation: Points) -> Points:

@@ -35,16 +35,14 @@ class Gate:
     """
 
     min_inliers: int = 6
-    """Inliers at separate places: farther apart in both images than twice what most of them are off. Four
-    fit any homography."""
+    """Inliers at places farther apart, in both images, than twice what most are off. Any four do fit."""
     max_log10_nfa: float = MAX_LOG10_NFA
     """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
     among so many matches (Moisan and Stival, 2004)."""
     max_condition: float = 1e4
     """Bound on the condition number of the matrix between unit squares."""
     max_deviation: float = 0.05
-    """Bound on the standard deviation of a corner of image 0 in image 1, as a share of the longest side of
-    image 0 there."""
+    """Bound on the standard deviation of a corner of image 0 in image 1, as a share of its longest side."""
     max_leaning: float = 0.25
     """The same without the inliers that the fit leans on most."""
     min_spread: float = 0.05
@@ -148,9 +146,7 @@ class Gate:
             (float(weights.sum()), nfa, second), (count, len(p0)), noise, (deviations, without_some),
             float(np.hypot(*extent)), inside,
         )  # fmt: skip
-        return HomographyEstimate(
-            h, inliers, deviations, second, model=plane.name, covariance=covariance, score=score
-        )
+        return HomographyEstimate(h, inliers, deviations, second, None, plane.name, covariance, score)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""
@@ -185,10 +181,7 @@ def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating])
 
 
 def refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane) -> Points:
-    """Fit to the matches within ``threshold`` (least squares), select again, until they no longer change.
-
-    This removes most of the error that a robust solver's last sample leaves far from the inliers.
-    """
+    """Least-squares fits to the matches within ``threshold``, selected again until they no longer change."""
     inliers = np.zeros(len(p0), dtype=np.bool_)
     for _ in range(rounds):
         previous = inliers

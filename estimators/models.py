@@ -30,7 +30,6 @@ class Model(Protocol):
         self, points0: NDArray[np.floating], points1: NDArray[np.floating], size0: Size, size1: Size
     ) -> RelativePose | TwoViewGeometry | EstimationFailure:
         """From matched points (M, 2) and the images' (width, height)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

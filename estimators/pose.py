@@ -252,9 +252,8 @@ def _turned(
 ) -> RelativePose | EstimationFailure:  # fmt: skip
     """A rotation without a translation, which parallax that is not known may have turned, too."""
     unit = view0.rays[still] / np.linalg.norm(view0.rays[still], axis=1)[:, None]
-    normal = view1.focal**2 * np.einsum(
-        "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
-    )
+    across = np.eye(3) - unit[:, :, None] * unit[:, None]
+    normal = view1.focal**2 * np.einsum("m,mij->ij", trust[still], across)
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
     # parallax that is alike everywhere is taken for a turn but for its second order over the image
     spread = view0.rays[still][:, :2] - view0.rays[still][:, :2].mean(0)

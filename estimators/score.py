@@ -7,8 +7,7 @@ import numpy as np
 from geomatch.estimators.evidence import Points
 
 RIGHT = 0.01
-"""Largest mean error of image 0's corners of a right registration, as a share of the diagonal of the box that
-they have in image 1."""
+"""Largest mean error of corners of a right registration, by the diagonal of their box in image 1."""
 _CELLS = 8  # along each side of image 0, for the share of it that has inliers
 _WEIGHTS = np.array([-12.177, 0.592, -3.232, 1.063, -0.588, 0.180, -0.134, 0.385, -2.894, -0.953, 0.501])
 _MATCHES = (-0.061, 0.928, 0.242)

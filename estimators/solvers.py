@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from geomatch.estimators.evidence import Points
 from geomatch.estimators.gate import Gate, check_threshold, checked_points
 from geomatch.estimators.planes import PLANES, Plane, commonest_shift
-from geomatch.estimators.selection import choose_model
-from geomatch.types import EstimationFailure, HomographyEstimate
+from geomatch.estimators.selection import Answer, choose_model
 
 
 class Estimator(Protocol):
@@ -28,7 +27,7 @@ class Estimator(Protocol):
         points0: NDArray[np.floating],
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
-    ) -> HomographyEstimate | EstimationFailure:
+    ) -> Answer:
         """Estimate the homography from image 0 to image 1, or say why there is none.
 
         Args:
@@ -37,10 +36,8 @@ class Estimator(Protocol):
             image_size: (width, height) of image 0, whose corners must map to a sensible quadrilateral; None
                 takes the inliers' bounding box.
 
-        Raises:
-            ShapeError: unless both are (M, 2) with the same M.
+        Raises ShapeError unless both are (M, 2) with the same M.
         """
-        ...
 
 
 def threshold_of(estimator: Estimator, default: float) -> float:
@@ -53,7 +50,7 @@ def _estimate(
     points0: NDArray[np.floating],
     points1: NDArray[np.floating],
     image_size: tuple[int, int] | None = None,
-) -> HomographyEstimate | EstimationFailure:
+) -> Answer:
     """Estimate as `Estimator` says."""
     return self.gate.run(self.solve, points0, points1, self.threshold, image_size)
 
@@ -94,9 +91,7 @@ class OpenCVEstimator:
         if self.model not in (*PLANES, "auto"):
             raise ValueError(f"unknown model {self.model!r}; choose from: {', '.join(PLANES)}, auto")
         if self.method not in OPENCV_METHODS:
-            raise ValueError(
-                f"unknown OpenCV method {self.method!r}; choose from: {', '.join(OPENCV_METHODS)}"
-            )
+            raise ValueError(f"unknown method {self.method!r}; choose from: {', '.join(OPENCV_METHODS)}")
         if not 1 <= self.max_iterations < 2**31:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
         if not 0 < self.confidence < 1:
@@ -107,10 +102,10 @@ class OpenCVEstimator:
         points0: NDArray[np.floating],
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
-    ) -> HomographyEstimate | EstimationFailure:
+    ) -> Answer:
         """Estimate as `Estimator` says."""
 
-        def answer(plane: Plane, matrix: Points | None = None) -> HomographyEstimate | EstimationFailure:
+        def answer(plane: Plane, matrix: Points | None = None) -> Answer:
             solve = replace(self, model=plane.name).solve if matrix is None else lambda a, b: matrix
             return self.gate.run(solve, points0, points1, self.threshold, image_size, plane)
 
@@ -124,9 +119,8 @@ class OpenCVEstimator:
             return commonest_shift(p0, p1, self.threshold)
         solver = _SOLVERS.get(self.model, cv2.estimateAffinePartial2D)
         method, limit = OPENCV_METHODS[self.method], self.max_iterations
-        if self.model != "homography" and (
-            method == cv2.RHO if self.model == "affine" else method != cv2.LMEDS
-        ):
+        lacks = {"homography": False, "affine": method == cv2.RHO}
+        if lacks.get(self.model, method != cv2.LMEDS):
             method = cv2.RANSAC
         limits = {"ransacReprojThreshold": self.threshold, "maxIters": limit, "confidence": self.confidence}
         try:

@@ -11,6 +11,7 @@ from geomatch.estimators.evidence import Points
 from geomatch.types import EstimationFailure, HomographyEstimate, RelativePose, TwoViewGeometry
 
 _Model = TypeVar("_Model", HomographyEstimate, TwoViewGeometry, RelativePose)
+Chosen = NDArray[np.bool_]
 _MAX_AT_REST = 0.8  # share of the inliers that may lie in a strip at rest
 _STILL = 2 / 3  # of the threshold: what has not moved; 2 px at 3 px
 _LEAST = 6  # matches at rest, as Gate.min_inliers
@@ -20,9 +21,7 @@ _COMPACT = 0.2  # of the image: a logo within it
 _TRIMMED = 5  # per cent at either end of the matches at rest, which chance puts elsewhere
 
 
-def watermark(
-    p0: Points, p1: Points, threshold: float, size: tuple[float, float] | None
-) -> NDArray[np.bool_] | None:
+def watermark(p0: Points, p1: Points, threshold: float, size: tuple[float, float] | None) -> Chosen | None:
     """(M,) matches at rest, if they lie in a strip along the border of image 0 or in a small part of it.
 
     None where too few are at rest, or in too much of the image: a camera on a tripod moves nothing either.
@@ -43,10 +42,10 @@ def watermark(
 
 
 def beside_watermark(
-    estimate: Callable[[NDArray[np.bool_]], _Model | EstimationFailure],
+    estimate: Callable[[Chosen], _Model | EstimationFailure],
     p0: Points,
     p1: Points,
-    usable: NDArray[np.bool_],
+    usable: Chosen,
     threshold: float,
     size: tuple[float, float] | None,
 ) -> _Model | EstimationFailure:
@@ -56,7 +55,7 @@ def beside_watermark(
     all M. That of all usable ones is an answer unless its inliers are the ones at rest.
     """
 
-    def estimated(used: NDArray[np.bool_]) -> _Model | EstimationFailure:
+    def estimated(used: Chosen) -> _Model | EstimationFailure:
         found, inliers = estimate(used), used.copy()
         if not found:
             return found

@@ -21,6 +21,7 @@ from geomatch.types import HomographyEstimate
 
 Grey = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
+Place = tuple[int, int]
 Part = tuple[Grey, Grey, Matrix, Matrix]
 """Image 0 flattened, image 1 grey, and the matrices to these from pixels of the whole images."""
 _WINDOW = 31
@@ -73,19 +74,12 @@ def align_parts(
     return best
 
 
-def prepare_part(
-    image0: Image,
-    image1: Image,
-    first0: tuple[int, int] = (0, 0),
-    first1: tuple[int, int] = (0, 0),
-) -> Part:
+def prepare_part(image0: Image, image1: Image, first0: Place = (0, 0), first1: Place = (0, 0)) -> Part:
     """Make what Lucas-Kanade needs of two images, whose first pixels lie there in the whole ones."""
     small = [reduce_image(image, _MAX_SIDE) for image in (image0, image1)]
     greys = [np.asarray(cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY), np.uint8) for image in small]
-    down0, down1 = (
-        resize_homography(image.size, reduced.size) @ shift_homography(-first[0], -first[1])
-        for image, reduced, first in zip((image0, image1), small, (first0, first1), strict=True)
-    )
+    down0 = resize_homography(image0.size, small[0].size) @ shift_homography(-first0[0], -first0[1])
+    down1 = resize_homography(image1.size, small[1].size) @ shift_homography(-first1[0], -first1[1])
     return _flattened(greys[0]), greys[1], down0, down1
 
 
@@ -104,10 +98,8 @@ def align_points(
     if not len(start):
         return np.zeros((0, 2)), np.zeros(0, np.bool_)
     (height0, width0), (height1, width1) = flat0.shape, grey1.shape
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(
-        grey1, small, (width0, height0), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
+    flags, border = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
+    warped = cv2.warpPerspective(grey1, small, (width0, height0), flags=flags, borderMode=border)
     flat1 = _flattened(np.asarray(warped, np.uint8))
     there, seen = _follow(flat0, flat1, start)
     shift = np.linalg.norm(there - start, axis=1)

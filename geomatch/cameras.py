@@ -56,10 +56,7 @@ class Camera:
         check_params(self.model, self.params, list(self.params))
 
     def rays(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(N, 2) x / z and y / z of what points (N, 2) see, centre of the first pixel (0, 0).
-
-        NaN where the model has no such ray, as beyond the circle that a fisheye lens fills.
-        """
+        """(N, 2) x / z and y / z of what points (N, 2), first pixel (0, 0), see; NaN without a ray."""
         (width, height), params = self.size, np.array(self.params)
         camera = pycolmap().Camera(model=self.model, width=width, height=height, params=params)
         pixels = np.asarray(points, np.float64) + 0.5
@@ -104,10 +101,7 @@ def read_camera_file(path: str | PathLike[str]) -> dict[int, Camera]:
 
 
 def read_cameras(path: str | PathLike[str]) -> tuple[Camera, Camera]:
-    """The cameras of images 0 and 1 in a file of COLMAP's ``cameras.txt``: its only one, or its two.
-
-    `GeomatchError` when it cannot be read, has other lines, or none or more than two cameras.
-    """
+    """The cameras of images 0 and 1 in a ``cameras.txt``: its only one, or its two; else `GeomatchError`."""
     made = list(read_camera_file(path).values())
     if len(made) not in (1, 2):
         raise GeomatchError(f"{path}: one camera, or one for each image, is needed, got {len(made)}")

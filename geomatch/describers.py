@@ -39,7 +39,6 @@ class Describer(Protocol):
 
     def describe(self, image: Image, features: Features) -> Features:
         """The same keypoints with descriptors."""
-        ...
 
 
 class DenseDescriber(Describer, Protocol):
@@ -47,15 +46,12 @@ class DenseDescriber(Describer, Protocol):
 
     def dense(self, image: Image) -> "FeatureMap":
         """The map."""
-        ...
 
     def dense_many(self, images: Sequence[Image]) -> list["FeatureMap"]:
         """The maps of several images, those of one size made together where that is faster."""
-        ...
 
     def describe_map(self, feature_map: "FeatureMap", features: Features) -> Features:
         """What ``describe`` gives, from the image's map."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -144,10 +140,7 @@ def dift_config(descriptor: str) -> DIFTConfig:
 
 
 def create_describer(descriptor: str | DIFTConfig | Describer, device: str = "auto") -> Describer:
-    """Create a describer by preset, folder, hub id, ``own`` or settings; an object is given back as it is.
-
-    A network whose device is ``auto`` runs on ``device``.
-    """
+    """Create a describer by name, on ``device`` if its own is ``auto``; an object is given back as it is."""
     if descriptor == "own":
         return OwnDescriptors()
     if isinstance(descriptor, str):
@@ -169,8 +162,7 @@ def choose_parts(
 ) -> tuple[Matcher | None, Detector, Describer | None]:
     """Create matcher, detector and describer; where none is given, what the matcher says that it is made for.
 
-    Else the detector is the ``usual`` one, and the describer None. Raises ValueError for others beside the
-    name of a learned matcher.
+    Else the detector is the ``usual`` one, the describer None. ValueError for others with a learned matcher.
     """
     made = create_matcher(matcher, device)
     if (own := getattr(made, "features", None)) is not None:

@@ -17,10 +17,8 @@ def find_device(name: str) -> str:
     try:
         torch.zeros(1, device="cpu").to(name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
-        reason = first_line(error)
-        why = (
-            "" if reason.startswith("Expected one of") else f" ({reason})"
-        )  # torch lists all that it has heard of
+        # torch lists all that it has heard of
+        why = "" if "Expected one of" in str(error) else f" ({first_line(error)})"
         raise ValueError(f"device {name!r} cannot be used here: give auto, cpu, cuda or mps{why}") from error
     return name
 

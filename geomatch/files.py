@@ -1,5 +1,6 @@
 """Writing files and folders whole or not at all, their checksums, and arrays to and from one file."""
 
+import base64
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,7 @@ def _runs(pid: int, start: str) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds.
-
-    Raises `OSError` when it cannot be written, and for a folder, a pipe or a device.
-    """
+    """A temporary path beside ``path``, renamed to it in the end; `OSError` if that is no plain file."""
     target = Path(path)
     if target.exists() and not target.is_file():
         raise OSError(f"{target} is a folder, pipe or device; give the name of a file")
@@ -112,12 +111,21 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def fill_page(path: str | os.PathLike[str], package: str, template: str, data: Any) -> None:
+    """Write a page of HTML: a package's template with ``{{data}}`` as JSON, which cannot end its script."""
+    encoded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    page = resources.files(package).joinpath(template).read_text(encoding="utf-8")
+    write_whole(path, page.replace("{{data}}", encoded))
+
+
+def as_base64(values: NDArray[Any], kind: str) -> str:
+    """The numbers as text, of the dtype ``kind``."""
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode("ascii")
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside ``path``, renamed to it when the block succeeds.
-
-    Raises `FileExistsError` when ``path`` exists and is not an empty folder.
-    """
+    """A temporary folder beside ``path``, renamed to it at the end; `FileExistsError` if that has files."""
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give another name, or remove it first")
@@ -196,9 +204,8 @@ def is_sound(data: bytes) -> bool:
     """True if bytes that `pack_arrays` made still have their checksum."""
     end = data.rfind(_END) + 20
     length, comment = data[end : end + 2], data[end + 2 :]
-    return length == struct.pack("<H", len(comment) % 2**16) and comment == _comment(
-        data, end, comment[_LENGTH:]
-    )
+    right = _comment(data, end, comment[_LENGTH:])
+    return length == struct.pack("<H", len(comment) % 2**16) and comment == right
 
 
 def _comment(data: bytes, end: int, name: bytes) -> bytes:
@@ -210,10 +217,7 @@ def _comment(data: bytes, end: int, name: bytes) -> bytes:
 def unpack_arrays(
     data: bytes, label: str, kind: str, needed: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
-    """Unpack what `pack_arrays` packed.
-
-    Raises `DamagedError`, naming ``label``, for damaged bytes, another kind or other arrays.
-    """
+    """Unpack what `pack_arrays` packed; `DamagedError`, naming ``label``, for damaged or other content."""
     if data[data.rfind(_END) + 22 :].startswith(_MARK) and not is_sound(data):
         raise DamagedError(f"{label}: damaged .npz file (its checksum is wrong)")
     with reading(label, ".npz file", DamagedError):
@@ -227,10 +231,7 @@ def unpack_arrays(
 
 
 def read_npz(data: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays of anybody's ``.npz`` file; nothing is unpickled, and sizes are looked at before unpacking.
-
-    Raises whatever its parsers raise: use it within `reading`.
-    """
+    """The arrays of anybody's ``.npz`` file, never pickles, of bounded size; to be used within `reading`."""
     arrays: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         size = sum(member.file_size for member in archive.infolist())
@@ -259,6 +260,4 @@ def natural_order(names: Iterable[str]) -> list[str]:
     >>> natural_order(["img10.png", "img9.png"])
     ['img9.png', 'img10.png']
     """
-    return sorted(
-        names, key=lambda name: ([(int(d or 0), t) for d, t in re.findall(r"(\d*)(\D*)", name)], name)
-    )
+    return sorted(names, key=lambda n: ([(int(d or 0), t) for d, t in re.findall(r"(\d*)(\D*)", n)], n))

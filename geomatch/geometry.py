@@ -29,10 +29,7 @@ def image_corners(size: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def corner_error(estimate: ArrayLike, truth: ArrayLike, size: tuple[int, int]) -> float:
-    """Mean distance in pixels of image 1 between the image-0 corners under two homographies.
-
-    The measure of the HPatches homography protocols (DeTone et al., SuperPoint, 2018).
-    """
+    """Mean distance in pixels of image 1 of image 0's corners under two homographies (SuperPoint, 2018)."""
     corners = image_corners(size)
     difference = warp_points(estimate, corners) - warp_points(truth, corners)
     return float(np.linalg.norm(difference, axis=1).mean())
@@ -53,8 +50,7 @@ def resize_points(
 ) -> NDArray[np.float32]:
     """Where points (N, 2) of a (width, height) image lie after it is resized to another size.
 
-    Pixels are areas and their centres have whole coordinates, so x' = (x + 0.5) w'/w - 0.5, also from an
-    image to a feature map that covers it.
+    Pixels are areas with whole coordinates in the middle: x' = (x + 0.5) w'/w - 0.5; so are a map's cells.
     """
     factor = np.array([new_size[0] / size[0], new_size[1] / size[1]])
     return np.asarray((points.astype(np.float64) + 0.5) * factor - 0.5, dtype=np.float32)
@@ -69,15 +65,3 @@ def resize_homography(size: tuple[int, int], new_size: tuple[int, int]) -> NDArr
 def shift_homography(x: float, y: float) -> NDArray[np.float64]:
     """(3, 3) that adds x and y to coordinates."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
-
-
-def thinned(points: NDArray[np.floating], most: int) -> NDArray[np.intp]:
-    """Indices of at most so many points (N, 2), spread: the first in each cell of a 10x10 grid, then the
-    second in each, and so on."""
-    if len(points) <= most:
-        return np.arange(len(points))
-    low, extent = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
-    cells = np.minimum((points - low) / extent * 10, 9).astype(int) @ (10, 1)
-    order = np.argsort(cells, kind="stable")
-    ranks = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
-    return order[np.lexsort((order, ranks))[:most]]

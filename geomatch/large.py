@@ -1,7 +1,6 @@
 """Images that are too large to be matched whole: reduced first, then in tiles that the first answer pairs.
 
-Tiles are windows of the files, so that memory does not grow with the images, nor does time: of many tiles
-some are taken, spread over the overlap.
+Tiles are windows of the files, some of all, so that neither memory nor time grows with the images.
 """
 
 from collections.abc import Sequence
@@ -70,10 +69,7 @@ class _Source:
 
 
 def are_large(pipeline: Pipeline, *files: ImageFile) -> bool:
-    """True for files that are matched in tiles, one being large; ImageError when one cannot be read.
-
-    Only a plane is found so: other models are those of the whole images.
-    """
+    """True if a plane is sought in files of which one is large; ImageError when one cannot be read."""
     return pipeline.model in PLANE_MODELS and any(file.pixels() > LARGE for file in files)
 
 
@@ -81,9 +77,7 @@ def relate_large(pipeline: Pipeline, file0: ImageFile, file1: ImageFile) -> Matc
     """Match two files of any size by a plane model; the result's images are reduced, its coordinates are not.
 
     What does not fit the reduced images' answer is not found, so a scene with depth must have little of it.
-    Dense describers see each tile as an image of its own.
-
-    Raises ImageError when an image cannot be read.
+    Dense describers see each tile as an image of its own. Raises ImageError when an image cannot be read.
     """
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
@@ -177,14 +171,10 @@ def _matched_tiles(
         one, two = small.describe(images)
         features0, features1, matches = small.match(one, two, {})
         firsts = (box0[0], box0[1]), (box1[0], box1[1])
-        own = [
-            replace(
-                features,
-                keypoints=features.keypoints + np.array(first, np.float32),
-                image_size=source.raster.size,
-            )
-            for features, first, source in zip((features0, features1), firsts, sources, strict=True)
-        ]
+        own = []
+        for features, first, source in zip((features0, features1), firsts, sources, strict=True):
+            moved = features.keypoints + np.array(first, np.float32)
+            own.append(replace(features, keypoints=moved, image_size=source.raster.size))
         i, j = matches.indices.T
         with np.errstate(invalid="ignore"):
             sent = warp_points(matrix, own[0].keypoints[i])

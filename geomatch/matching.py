@@ -115,10 +115,7 @@ def match_many(
 
 
 def _search(a: Tensor, b: Tensor, metric: Metric, second: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rows of a (N0,) are mutual nearest neighbours, their nearest rows of b, and second nearest or -1.
-
-    Nothing here waits for the device.
-    """
+    """Which rows of a (N0,) are mutual, their nearest rows of b, second nearest or -1; without waiting."""
     value, best = a.new_full((len(a),), -torch.inf), a.new_full((len(b),), -torch.inf)
     j, back = (torch.zeros_like(scores, dtype=torch.int64) for scores in (value, best))
     k = j - 1
@@ -196,10 +193,7 @@ def _prepared(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add ``a @ b.T`` in float32's precision, in place.
-
-    Where torch is set to multiply more coarsely, by TF32 or bfloat16, in float64, which that leaves alone.
-    """
+    """Add ``a @ b.T`` in float32's precision, in place; in float64 where torch would multiply coarsely."""
     try:
         exact = torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set by torch's newer means, which this question does not know

@@ -56,11 +56,8 @@ def match(
         ``result.homography``, too. With features that see more than patches it follows the content, not the
         frame (`geomatch.content`).
 
-    Raises:
-        ImageError: when an image cannot be read.
-        WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
-            described densely.
+    Raises ImageError when an image cannot be read, WeightsError when a model cannot be loaded, ValueError for
+    options that make no sense, such as ``refine_keypoints`` for anything but a grid described densely.
     """
     pipeline = Pipeline(
         detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,

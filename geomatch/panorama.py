@@ -106,7 +106,9 @@ def stitch(
     Raises ImageError for files that cannot be read, and ValueError for fewer than two.
     """
     if scene not in _WAYS_OUT or projection not in ("spherical", "cylindrical", "plane"):
-        raise ValueError(f"unknown scene or projection: {scene!r}, {projection!r}")
+        raise ValueError(
+            f"no such scene or projection: {scene!r}, {projection!r}; see `geomatch panorama --help`"
+        )
     if len(sources) < 2:
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
     pipeline = pipeline or Pipeline()
@@ -141,9 +143,8 @@ def stitch(
         if not links:
             return failed(f"no two of {len(names)} images fit together: {'; '.join(map(str, pairs[:3]))}")
         _log.info("placing %d images", np.bincount(group).max())
-        cameras, scale = (_on_plane if scene == "plane" else _turned)(
-            [one.image.size for one in described], links
-        )
+        placed = _on_plane if scene == "plane" else _turned
+        cameras, scale = placed([one.image.size for one in described], links)
         links = [link for link in links if len(cameras) < 2 or {link.i, link.j} <= cameras.keys()]
         errors = [(_error(link, cameras), -len(link.points_i)) for link in links]
         worst = errors.index(max(errors))

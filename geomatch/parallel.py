@@ -17,11 +17,7 @@ _alone = Lock()  # a second call meanwhile, from another thread, would take the 
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The results of a function for each item, in order; the first exception is raised.
-
-    torch uses as many threads in all as the calling thread may. With one, or
-    while another thread's items run so, nothing runs side by side.
-    """
+    """The results of each item, in order; one by one with one thread, or beside another such call."""
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2 or not _alone.acquire(blocking=False):
         return [function(item) for item in items]

@@ -65,10 +65,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pipeline:
-    """Everything between images and what relates them, made once for many.
-
-    Raises ValueError for options that make no sense.
-    """
+    """Everything between images and what relates them, made once for many; ValueError for wrong options."""
 
     detector: str | Detector | None = None
     """A name (`geomatch.keypoints.detectors`) or an object; by default SIFT's keypoints and those of the
@@ -126,9 +123,8 @@ class Pipeline:
             raise ValueError(f"unknown model {self.model!r}; choose one of: {known}, or give an object")
         estimator = self.estimator
         if isinstance(estimator, str):
-            estimator = create_estimator(
-                estimator, self.threshold, str(self.model) if plane else "homography"
-            )
+            name = str(self.model) if plane else "homography"
+            estimator = create_estimator(estimator, self.threshold, name)
         given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
         object.__setattr__(self, "parts", Parts(*choose_parts(*given), estimator))
 
@@ -147,10 +143,7 @@ class Pipeline:
             raise ValueError(f"images are warped by a plane: choose one of: {', '.join(PLANE_MODELS)}")
 
     def describe(self, images: Sequence[Image], seconds: dict[str, float] | None = None) -> list[Described]:
-        """Detect and describe the keypoints of images, which will be matched with each other.
-
-        ``seconds`` gets the wall time of each stage.
-        """
+        """Detect and describe images that will be matched; ``seconds`` gets the wall time of each stage."""
         seconds = {} if seconds is None else seconds
         detector: Any = self.parts.detector
         with timed(seconds, "detect"):
@@ -220,17 +213,13 @@ class Pipeline:
         return features0, features1, matches
 
 
-def _refining(
-    refine_keypoints: bool | None, detector: Detector, describer: Describer
-) -> DenseDescriber | None:
+def _refining(wanted: bool | None, detector: Detector, describer: Describer) -> DenseDescriber | None:
     """The describer in whose maps keypoints are refined; None for no refinement."""
     dense = as_dense(describer)
     if isinstance(detector, GridDetector) and dense is not None:
-        return None if refine_keypoints is False else dense
-    if refine_keypoints:
-        wrong = (
-            "the descriptor samples no map of the whole image" if dense is None else "the detector is no grid"
-        )
+        return None if wanted is False else dense
+    if wanted:
+        wrong = "the detector is no grid" if dense else "the descriptor samples no map of the whole image"
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
 

@@ -21,5 +21,4 @@ def progress_bar(
     or the logger ``geomatch`` takes no warnings.
     """
     hidden = not (shown and logging.getLogger("geomatch").isEnabledFor(logging.WARNING))
-    scale = unit == "B"
-    return tqdm(items, what, total, initial=done, unit=unit, unit_scale=scale, disable=hidden or None)
+    return tqdm(items, what, total, initial=done, unit=unit, unit_scale=unit == "B", disable=hidden or None)

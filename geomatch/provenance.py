@@ -16,10 +16,7 @@ from geomatch.files import sha256_of
 
 
 def record(part: object) -> Any:
-    """The type and fields of a part of the pipeline, as JSON can hold them, for people to read.
-
-    Arrays become their shape and type; objects that are no dataclasses the name of their type.
-    """
+    """The type and fields of a part of the pipeline as JSON for people; arrays become shapes."""
     if is_dataclass(part) and not isinstance(part, type):
         values = {field.name: record(getattr(part, field.name)) for field in fields(part)}
         return {"type": type(part).__name__, **values}

@@ -23,10 +23,7 @@ from geomatch.views.search import Relate, is_weak, relate_plane, search_views, s
 def relate(
     pipeline: Pipeline, one: Described, two: Described, seconds: dict[str, float] | None = None
 ) -> MatchResult:
-    """Match two described images, and estimate what relates them.
-
-    ``seconds`` has the time that was spent before.
-    """
+    """Match two described images, and estimate what relates them; ``seconds`` has the time spent before."""
     seconds = {} if seconds is None else seconds
     images, found = (one.image, two.image), (one.features, two.features)
     parts, describer = pipeline.parts, one.describer

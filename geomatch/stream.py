@@ -1,5 +1,6 @@
 """Images read ahead of what waits for them, by threads while a network is at work; and where time goes."""
 
+import logging
 import os
 import time
 from collections import deque
@@ -8,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+_log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREADS = max(1, min(16, (os.cpu_count() or 1) - 1))
@@ -45,9 +47,11 @@ def ahead(
 
 @contextmanager
 def clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the wall time of the block to ``seconds[name]``."""
+    """Add the wall time of the block to ``seconds[name]``, and log it."""
     begun = time.perf_counter()
     try:
         yield
     finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
+        spent = time.perf_counter() - begun
+        seconds[name] = seconds.get(name, 0.0) + spent
+        _log.debug("%s took %.2f s", name.replace("_", " "), spent)

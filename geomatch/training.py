@@ -1,7 +1,4 @@
-"""Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on.
-
-Correspondences are those of one image seen twice, through a known homography and another light.
-"""
+"""Fit a projection head for any DIFT model from synthetic views of photographs; interrupted fits go on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -151,9 +148,7 @@ def rank1(parts: Sequence[tuple[Rows, Rows, NDArray[np.int64]]]) -> float:
     """Share of first rows whose most similar second row of the same view, by cosine, is their partner."""
     right = total = 0
     for first, second, view in parts:
-        a, b = (
-            rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (first, second)
-        )
+        a, b = (rows / np.maximum(np.linalg.norm(rows, axis=1)[:, None], 1e-12) for rows in (first, second))
         for number in np.unique(view):
             own = view == number
             right += int(((a[own] @ b[own].T).argmax(1) == np.arange(own.sum())).sum())
@@ -194,7 +189,7 @@ def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.floa
     scales0, scales1 = features0.scales, features1.scales
     angles0, angles1 = features0.orientations, features1.orientations
     if scales0 is None or scales1 is None or angles0 is None or angles1 is None:
-        raise ValueError("the keypoints need scale and orientation")
+        raise ValueError("the keypoints need scale and orientation: detect with mixed or sift")
     ahead = np.stack([np.cos(angles0), np.sin(angles0)], axis=1)
     here = warp_points(matrix, features0.keypoints)
     side = warp_points(matrix, features0.keypoints + np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)) - here
@@ -217,8 +212,7 @@ def view_activations(
 ) -> dict[str, NDArray[Any]]:
     """Rows of activations at partners in pairs of views of one image, and the number of their pair of views.
 
-    Partners are of SIFT's keypoints, `PER_VIEW` at random. Motions take turns; pairs without a common
-    keypoint are left out.
+    Partners are `PER_VIEW` of SIFT's keypoints at random. Pairs of views without any are left out.
     """
     found: dict[str, list[Any]] = {"first": [], "second": [], "view": []}
     detector = OpenCVDetector("sift", max_keypoints=MAX_KEYPOINTS)

@@ -25,10 +25,8 @@ Metric = Literal["cosine", "l2"]
 
 def check_shape(name: str, array: Any, shape: tuple[int | str, ...]) -> None:
     """Raise `ShapeError` unless ``array`` has ``shape``; letters stand for any length."""
-    right = array.ndim == len(shape) and all(
-        isinstance(wanted, str) or got == wanted for got, wanted in zip(array.shape, shape, strict=True)
-    )
-    if not right:
+    got = [wanted if isinstance(wanted, str) else n for n, wanted in zip(array.shape, shape, strict=False)]
+    if array.ndim != len(shape) or got != list(shape):
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(array.shape)}")
 
@@ -211,8 +209,7 @@ class HomographyEstimate(_Found):
     """How many other matches among the inliers agree on one shift of the homography: with about as many it is
     ambiguous, as on a facade moved by one window."""
     watermark: NDArray[np.bool_] | None = None
-    """(M,) bool, matches that were set aside because they do not move and lie in a strip, as those of a
-    caption; None when there are none."""
+    """(M,) bool, matches set aside as they rest in a strip, as of a caption; None when there are none."""
     model: str = "homography"
     """The plane model that ``matrix`` is of, one of `geomatch.transforms.PLANES`."""
     covariance: NDArray[np.float64] | None = None
@@ -284,10 +281,7 @@ class TwoViewGeometry(_Found):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RelativePose(_Found):
-    """How camera 1 stands to camera 0: a point X of camera 0 is at R X + t in camera 1; true in a condition.
-
-    x points right, y down and z forward in both.
-    """
+    """Pose of camera 1: X of camera 0 is R X + t there; x right, y down, z forward. True in a condition."""
 
     rotation: NDArray[np.float64]
     """(3, 3) float64, R."""
@@ -296,8 +290,7 @@ class RelativePose(_Found):
     rotation_deviation: float
     """Standard deviation of the rotation's angle in degrees, as the inliers determine it."""
     translation: NDArray[np.float64] | None = None
-    """(3,) float64, t, of length one, since images do not tell how long it is; None where the inliers do not
-    determine it, as without parallax."""
+    """(3,) float64, t, of length one, as only its direction counts; None where it is not determined."""
     translation_deviation: float = inf
     """Standard deviation of its direction in degrees; infinite without one."""
     second: NDArray[np.float64] | None = None
@@ -369,8 +362,7 @@ class Traits:
     metric: Metric = "cosine"
     """How its descriptors are compared."""
     dense: bool = False
-    """It samples a map of the whole image, as a `DenseDescriber`; on accelerators images of one size then go
-    through the network together."""
+    """It samples maps of whole images, as a `DenseDescriber`; on accelerators several together."""
     local: bool = False
     """Its descriptors see a patch about the keypoint alone, wherever in the image that lies."""
     large: bool = False

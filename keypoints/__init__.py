@@ -1,7 +1,4 @@
-"""Keypoint detectors: a grid, SuperPoint, one of our own, kornia's learned ones, and all of OpenCV.
-
-A detector is anything with a ``detect(image) -> Features`` method.
-"""
+"""Keypoint detectors: anything with a ``detect(image) -> Features`` method."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -24,7 +25,6 @@ class Detector(Protocol):
 
     def detect(self, image: Image) -> Features:
         """Keypoints with scores, best first, in pixels of the image given."""
-        ...
 
 
 def runs_ahead(detector: object) -> bool:
@@ -47,10 +47,7 @@ def check_limit(max_keypoints: int | None) -> None:
 
 
 def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
-    """Best first, none nearer than ``min_distance`` pixels to a better one, at most ``max_keypoints``.
-
-    Equal scores keep the order they came in.
-    """
+    """Best first, equal ones in order, at most ``max_keypoints``, ``min_distance`` pixels apart at least."""
     check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:
@@ -64,12 +61,8 @@ def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
     taken: list[int] = []
     for index, (x, y) in enumerate(points.tolist()):
         column, row = int(x // distance), int(y // distance)
-        near = (
-            other
-            for i in (column - 1, column, column + 1)
-            for j in (row - 1, row, row + 1)
-            for other in cells.get((i, j), ())
-        )
+        around = product((column - 1, column, column + 1), (row - 1, row, row + 1))
+        near = (other for cell in around for other in cells.get(cell, ()))
         if all((x - u) ** 2 + (y - v) ** 2 >= distance**2 for u, v in near):
             cells.setdefault((column, row), []).append((x, y))
             taken.append(index)
@@ -78,10 +71,7 @@ def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class GridDetector:
-    """The centres of square cells, row by row, all with score 1; needs neither weights nor texture.
-
-    The cells are centred on the image, so that mirroring the image mirrors the grid.
-    """
+    """The centres of square cells, row by row, centred on the image, with score 1; they need no texture."""
 
     step: int = 16
     """Side of a cell in pixels, and so the least distance between keypoints."""

@@ -97,10 +97,7 @@ class SuperPointNetwork(nn.Module):
         return functional.pixel_shuffle(cells[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W) and unit descriptors (B, D, H/8, W/8).
-
-        Remainders of a division of H and W by 8 are cut off.
-        """
+        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W), unit descriptors (B, D, H // 8, W // 8)."""
         features = self.backbone(grey)
         return self.scores(features), functional.normalize(self.descriptor(features), dim=1)
 
@@ -111,10 +108,9 @@ def window_maximum(values: Tensor, radius: int) -> Tensor:
     for axis in (-1, -2):
         reached = 1
         while reached < side:  # max_pool2d takes thirty times as long on the CPU
-            step, count = min(reached, side - reached), values.shape[axis]
-            values = torch.maximum(
-                values.narrow(axis, 0, count - step), values.narrow(axis, step, count - step)
-            )
+            step = min(reached, side - reached)
+            rest = values.shape[axis] - step
+            values = torch.maximum(values.narrow(axis, 0, rest), values.narrow(axis, step, rest))
             reached += step
     return values
 
@@ -222,10 +218,7 @@ def load_detector(
 
 @dataclass(frozen=True)
 class MagicLeapSuperPoint:
-    """SuperPoint with Magic Leap's weights through transformers (the extra ``transformers``).
-
-    Their licence allows academic and non-commercial use only.
-    """
+    """SuperPoint with Magic Leap's weights through transformers: for academic, non-commercial use only."""
 
     weights: str = "magic-leap-community/superpoint"
     """Hub id or local folder."""

@@ -27,8 +27,7 @@ _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
 _LEAST_SIDE = 48  # of a level in pixels
 _SCALE = 4.0  # diameter in pixels of a keypoint of the first level; at coarser levels in proportion
 _DECAY = 1.5
-"""A level reduced s times gets s^-1.5 of the keypoints: fine ones lie more exactly, coarse ones are found
-from other distances."""
+"""A level reduced s times gets s^-1.5 of the keypoints: fine ones lie more exactly."""
 _BINS = 36  # of the histogram of gradients (Lowe, 2004, section 5)
 _SIDE = 24  # of the neighbourhood that gives the orientation, in its own pixels
 _REACH = 6.0  # side of that neighbourhood in units of the keypoint's scale
@@ -95,7 +94,7 @@ class TinyDetector:
     def orient(self, pixels: Tensor, found: FeatureTensors) -> FeatureTensors:
         """Keypoints of `locate`, or some of them, with orientations."""
         if found.scales is None:
-            raise ValueError("the keypoints need scales")
+            raise ValueError("the keypoints need scales: detect with mixed or sift")
         return replace(found, orientations=dominant_orientations(pixels, found.keypoints, found.scales))
 
     def _search(self, grey: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -199,6 +199,24 @@ def small_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in contents.items():
         (folder / "tokenizer" / name).write_text(content)
     return folder
+
+
+@pytest.fixture(scope="session")
+def workplace(
+    tmp_path_factory: pytest.TempPathFactory, small_sd: Path, seeded: Callable[..., dict[str, Any]]
+) -> Any:
+    """What commands on pages name, small; see helpers/pages.py."""
+    import pages
+
+    return pages.make_workplace(tmp_path_factory.mktemp("pages") / "material", small_sd, seeded)
+
+
+@pytest.fixture
+def here(workplace: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The workplace, in its folder, with everything small."""
+    import pages
+
+    yield from (workplace for _ in pages.everything_small(workplace, monkeypatch))
 
 
 @dataclass(frozen=True)

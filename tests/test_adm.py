@@ -118,7 +118,7 @@ def test_other_files_are_refused(state: State, tmp_path: Path) -> None:
     fails({**state, "input_blocks.3.0.op.weight": torch.zeros(1)}, "plain.pt", "resblock_updown=False")
     fewer = {name: value for name, value in state.items() if name != "middle_block.1.norm.bias"}
     fails(fewer, "fewer.pt", r"Missing key.*mid_block.att.*norm.bias")
-    fails({**state, "surprise.0.weight": torch.zeros(1)}, "more.pt", "no guided-diffusion UNet")
+    fails({**state, "surprise.0.weight": torch.zeros(1)}, "more.pt", "not a readable .*guided-diffusion UNet")
     wide = {**state, "out.2.weight": torch.zeros(6, 64, 3, 3)}
     fails(wide, "wide.pt", r"conv_out.weight: .*\[6, 64, 3, 3\].*\[6, 32, 3, 3\]")
 

@@ -51,6 +51,9 @@ def test_match_prints_a_summary_and_writes_files(run: Run, tmp_path: Path) -> No
         assert words in out
     assert len(os.listdir(folder)) == 4
     assert "detect ...\n" in err
+    code, out, err = run(*arguments, "--out", folder)
+    assert code == 2
+    assert "result.json exists already; give another folder, or --overwrite" in complaint(out, err)
     code, out, err = run(*arguments, "--json")
     content = json.loads(out)  # alone on standard output
     assert code == 0
@@ -146,11 +149,13 @@ WRONG = {
     "match A B --out A": "is a file",
     "match A B --nonsense": "No such option",
     "matsch": "No such command 'matsch'",
-    "show A": "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca",
+    "show A": "give IMAGE0 IMAGE1 --point X,Y, IMAGE0 IMAGE1 --html, or IMAGE0 --pca",
     "show A B --point here": "'here' is no point; give x,y",
     "show A B --point 640,0": "lies outside image 0",
     "show A --pca --descriptor dift-tiny": "works in patches; choose a dense one",
-    "show A --pca --out no/such/folder.png": "give a .png file in a folder that exists",
+    "show A --pca --out A": "is a file",
+    "match A B --style quad": "--style has no effect without the pictures of --out",
+    "match --pairs A --out x --format svg": "--format has no effect without the pictures of --out",
     "models fetch cleandift --revision x": "--revision has no single meaning",
     "models fetch sd": "unknown model 'sd'; choose one of",
     "models convert-adm none.pt out": "File 'none.pt' does not exist",

@@ -1,4 +1,4 @@
-"""The costs that docs/backbones.md shows are those that are counted."""
+"""The costs that docs/models.md shows are those that are counted."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from full_size import cost_of
 
 from geomatch.dift import PRESETS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
 
 
 @pytest.mark.slow

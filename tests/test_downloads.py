@@ -228,7 +228,7 @@ def test_megadepth_from_a_server(
     server.server_close()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"licence     {files[0][0].licence}"
-    assert lines[1].startswith("present     MegaDepth-1500 in ")
+    assert lines[-1].startswith("done        MegaDepth-1500 is present in ")
     assert len(read_cameras("megadepth", tmp_path / "out" / "megadepth-1500").units[0].pairs) == 3
 
 

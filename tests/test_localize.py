@@ -175,7 +175,7 @@ def test_elsewhere_is_no_pose_but_a_reason(
     line += ["--max-keypoints", "700", "--workers", "1", "--store", str(place.folder / "store")]
     assert main([*line, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().out
-    assert "localized   0 of 2" in told
+    assert "localized 0 of 2 images" in told
     assert "no pose agrees with 0 2D-3D matches" in told
     assert (tmp_path / "out" / "poses.txt").read_text() == ""
     assert main([*line, "--out", str(place.folder / "sparse")]) == 2

@@ -244,7 +244,7 @@ def test_lightglue_reads_published_names_and_is_symmetric(
     edge = replace(beyond, keypoints=np.clip(beyond.keypoints, 0, [100, 120]))
     assert matcher.match(beyond, second) == matcher.match(edge, second)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(geomatch.WeightsError, match="does not hold weights of LightGlue"):
+    with pytest.raises(geomatch.WeightsError, match="not a readable file of weights of LightGlue"):
         LightGlueMatcher(name, str(tmp_path / "other.pth"), "cpu").match(first, second)
 
 

@@ -56,7 +56,7 @@ def test_kornia_features_with_random_weights(small: Image, tmp_path: Path) -> No
     key = method.key()["source"]
     assert len(key["key"]["items"][2]["items"]) == 1  # the checksum of its file
     path.write_bytes(b"nothing")
-    with pytest.raises(geomatch.WeightsError, match="does not hold weights of disk"):
+    with pytest.raises(geomatch.WeightsError, match="not a readable file of weights of disk"):
         KorniaFeatures("disk", 50, str(path)).detect(small)
 
 

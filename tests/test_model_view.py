@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import launched, opened
 
 from geomatch.reconstruction.view import SparseModel, sparse_model, title_of, write_view
 
@@ -88,9 +89,9 @@ def test_page_holds_the_models_numbers(model: SparseModel, tmp_path: Path) -> No
     np.testing.assert_array_equal(content["centres"], model.centres)
     np.testing.assert_array_equal(np.reshape(content["rotations"], (-1, 3, 3)), model.rotations)
     assert (content["counts"], content["errors"]) == (model.num_points.tolist(), model.errors.tolist())
-    assert f"<dd>{model.point_errors.mean():.2f} px</dd>" in page
-    assert f"<dd>{model.track_lengths.mean():.2f}</dd>" in page
-    assert "chosen at random" not in page
+    assert content["error"] == pytest.approx(model.point_errors.mean())
+    assert content["track"] == pytest.approx(model.track_lengths.mean())
+    assert content["total"] == len(model.points)
 
 
 def test_page_asks_for_nothing(model: SparseModel, tmp_path: Path) -> None:
@@ -110,8 +111,8 @@ def test_hostile_names_stay_text(model: SparseModel, tmp_path: Path) -> None:
 def test_sampling_is_bounded_and_repeatable(model: SparseModel, tmp_path: Path) -> None:
     first, second = (written(model, tmp_path, max_points=100) for _ in range(2))
     assert first == second
-    assert "100 of 300 points are drawn" in first
     content = embedded(first)
+    assert content["total"] == 300
     points = content["points"].reshape(-1, 3)
     rows = [int(np.flatnonzero((model.points == point).all(axis=1))[0]) for point in points]
     assert len(set(rows)) == 100
@@ -178,5 +179,21 @@ def test_unknown_errors_and_empty_models(model: SparseModel, tmp_path: Path) -> 
     )
     page = written(unknown, tmp_path)
     assert embedded(page)["errors"] == [None] * len(model.names)
-    assert "<dd>- px</dd>" in page
+    assert embedded(page)["error"] is None
     assert embedded(written(empty(), tmp_path))["names"] == []
+
+
+def test_the_browser_shows_figures_and_hostile_names(model: SparseModel, tmp_path: Path) -> None:
+    named = replace(model, names=(HOSTILE, *model.names[1:]))
+    written(named, tmp_path, title=HOSTILE, max_points=100)
+    with launched() as browser, opened(browser, tmp_path / "model.html", 390, touch=True) as found:
+        page = found.page
+        assert page.inner_text("h1") == HOSTILE
+        assert page.inner_text("#rows tr:first-child bdi") == HOSTILE
+        assert page.locator("#rows tr").count() == len(model.names)
+        assert page.inner_text("#error") == f"{model.point_errors.mean():.2f} px"
+        assert page.inner_text("#drawn").startswith("100 of 300 points are drawn")
+        page.click("#rows tr:first-child button")
+        assert f"{model.num_points[0]} points" in page.inner_text("#about")
+        assert not found.errors
+        assert not found.requests

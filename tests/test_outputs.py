@@ -496,7 +496,7 @@ def test_the_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     command = ["colmap", "outputs", str(tmp_path), str(out)]
     assert main([*command, "--undistort", "--to", "ply", "--to", "nerfstudio"]) == 0  # images/ is beside
     said = capsys.readouterr().out
-    assert [line.split()[1] for line in said.splitlines()] == [
+    assert [line.split()[1] for line in said.splitlines()[:-1]] == [
         str(out / name) for name in ("transforms.json", "sparse_pc.ply", "points.ply", "undistorted")
     ]
     again = ["colmap", "outputs", str(out / "undistorted"), str(tmp_path / "two"), "--to", "nerfstudio"]
@@ -506,7 +506,10 @@ def test_the_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     shutil.move(tmp_path / "sparse", tmp_path / "elsewhere")
     told = json.dumps({"program": "geomatch reconstruct", "images_folder": str(images)})
     (tmp_path / "elsewhere" / "summary.json").write_text(told)  # as `geomatch reconstruct` does
-    assert main(["colmap", "outputs", str(tmp_path / "elsewhere"), str(out), "--undistort"]) == 0
+    other = ["colmap", "outputs", str(tmp_path / "elsewhere"), str(out), "--undistort"]
+    assert main(other) == 2
+    assert "undistorted exists already" in capsys.readouterr().err
+    assert main([*other, "--overwrite"]) == 0
     shutil.move(tmp_path / "elsewhere" / "sparse", tmp_path)
     capsys.readouterr()
     for line, message in (
@@ -515,7 +518,7 @@ def test_the_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.Cap
         (["colmap", "outputs", str(images), str(out), "--undistort"], "no COLMAP model there"),
         ([*command[:2], str(tmp_path / "sparse"), str(out), "--undistort"], "sparse/images: 4 of 4 images"),
     ):  # fmt: skip
-        assert main(line) == 2
+        assert main([*line, "--overwrite"]) == 2
         assert message in capsys.readouterr().err
 
 

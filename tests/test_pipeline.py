@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import geomatch
 from geomatch import EstimationFailure, Features, Image
 from geomatch.dift import PRESETS, cached_extractor
-from geomatch.drawing.result import draw_overlay, save_result, summary
+from geomatch.drawing.result import save_result, summary
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector, TinyDetector
 from geomatch.results import MatchResult
@@ -176,7 +176,7 @@ def test_wrong_names_are_refused_before_any_work(photo0: Image) -> None:
             geomatch.match(photo0, photo0, **options)  # type: ignore[arg-type]
 
 
-def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> None:
+def test_result_on_disk(result: MatchResult, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     names = [path.name for path in save_result(result, out)]
     assert names == ["result.json", "matches.npz", "matches.png", "overlay.png"]
@@ -193,9 +193,6 @@ def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> N
     with np.load(out / "matches.npz") as arrays:
         np.testing.assert_array_equal(arrays["points0"], result.points0)
         np.testing.assert_array_equal(arrays["inliers"], result.homography.inliers)
-    overlay = cv2.cvtColor(cv2.imread(str(out / "overlay.png")), cv2.COLOR_BGR2RGB)
-    assert overlay.shape == photo0.pixels.shape
-
     failed = replace(result, geometry=EstimationFailure("because"))
     assert len(save_result(failed, out)) == 3
     assert not (out / "overlay.png").exists()  # of the earlier success
@@ -205,16 +202,6 @@ def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> N
     text = summary(replace(result, settings=settings))
     assert "Mine" in text
     assert "Other" in text
-
-
-def test_overlay_aligns_the_images(result: MatchResult, photo0: Image, photo1: Image) -> None:
-    """Image 1 warped by the homography looks like image 0, but for the light."""
-    assert result.homography
-    mixed = draw_overlay(result).astype(float)
-    other = 2 * mixed - photo0.pixels
-    inside = (slice(150, 330), slice(200, 440))
-    a, b = photo0.pixels[inside].mean(2).ravel(), other[inside].mean(2).ravel()
-    assert np.corrcoef(a, b)[0, 1] > 0.95
 
 
 def test_what_a_subclass_puts_in_place_of_a_method_counts() -> None:

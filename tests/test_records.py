@@ -14,7 +14,7 @@ PAGES = "\n\n".join(
     for name in (
         "README.md",
         "SCALING.md",
-        "docs/backbones.md",
+        "docs/models.md",
         "docs/colmap.md",
         "docs/embedded.md",
         "docs/gate.md",

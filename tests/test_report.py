@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from made_sequences import make_sequences, run
 
 import geomatch
-from geomatch.benchmarks.harness.leaderboard import compare, leaderboard, published_rows
+from geomatch.benchmarks.harness.leaderboard import compare, compare_all, leaderboard, published_rows, rank
 from geomatch.benchmarks.harness.record import find_runs, merge, read_run, summarise_record
 from geomatch.benchmarks.harness.report import COLOURS, draw_curves, write_report
 from geomatch.benchmarks.harness.run import RunResult
@@ -138,6 +139,35 @@ def test_comparison_takes_common_pairs_only() -> None:
         compare(HPATCHES, PROTOCOLS["dift-adm"], first[2:], second)
 
 
+def test_who_wins_is_the_best_on_most_pairs(rng: np.random.Generator) -> None:
+    """Below it stand the others, with the differences of the comparisons, seen from the winner."""
+    truth = {"good": 90, "even": 90, "poor": 40, "easy pairs only": 100}
+    by_method = {
+        name: [
+            {"method": name, "pair": f"s{unit} 1-{pair}", "error": float(rng.uniform(0, 100) > right) * 100}
+            for unit in range(20)
+            for pair in range(2 if "only" in name else 5)
+        ]
+        for name, right in truth.items()
+    }
+    task = replace(HPATCHES, values=lambda _, rows: np.array([r["error"] == 0 for r in rows], float) * 100,
+                   statistic=lambda _, values: float(values.mean()))  # fmt: skip
+    found = compare_all(task, None, by_method, dict.fromkeys(truth))
+    ranking = rank(task, None, by_method, found)
+    assert {ranking[0][0], ranking[1][0]} == {"good", "even"}
+    assert [name for name, _, _ in ranking[2:]] == ["poor", "easy pairs only"]
+    assert ranking[0][2] is None
+    for name, value, behind in ranking[1:]:
+        assert behind is not None
+        assert (behind.first, behind.second) == (ranking[0][0], name)
+        assert behind.low <= behind.difference <= behind.high
+        if len(by_method[name]) == 100:
+            assert behind.difference == pytest.approx(ranking[0][1] - value)
+    verdicts = {name: behind.verdict for name, _, behind in ranking[1:] if behind}
+    assert verdicts["poor"] == "beyond chance"
+    assert verdicts[ranking[1][0]] == "not told apart"
+
+
 def test_curves_pass_through_the_tables(both: RunResult) -> None:
     rows = [r for r in both.record["rows"] if r["method"] == "sift" and not unreadable(r)]
     own = [r for r in rows if r["protocol"] == "dift-adm"]
@@ -196,7 +226,11 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
     assert "auc480, version 1" in page.text
     assert "these numbers compare with no published ones" in page.text
     assert "LoFTR" in page.text
-    assert "<tr><td>sift</td><td>150</td><td>9</td>" in written[0].read_text()
+    text = written[0].read_text()
+    row = re.search(r'<tr><td><a href="#(m1-\d)">sift</a></td><td data-name="keypoints">150</td>', text)
+    assert row is not None
+    assert f'id="{row[1]}"' in text  # a name leads to the settings
+    assert set(page.loads) <= {f"#{name}" for name in re.findall(r'id="([^"]*)"', text)}
     assert "Methods compared, AUC@5" in page.text
     assert "orb − sift" in page.text  # noqa: RUF001
     assert "too few to tell" in page.text

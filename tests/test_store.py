@@ -247,7 +247,8 @@ def test_features_damaged_after_their_pairs_were_done_are_made_again(
     path.write_bytes(path.read_bytes()[:300])
     export = ["colmap", "export", str(small_views), str(tmp_path / "a.db"), "--store", store.url]
     assert main([*export, "--workers", "1", "--max-keypoints", "60", "--pairs", "retrieval:2"]) == 0
-    assert f"made again  {again.remade[0]}: features were damaged in the store" in capsys.readouterr().out
+    told = f"warning     {again.remade[0]}: features were damaged in the store, and are made again"
+    assert told in capsys.readouterr().err
     # without the image it cannot be
     again = run(small_views, store, "retrieval:2")
     path.write_bytes(path.read_bytes()[:300])

@@ -242,8 +242,7 @@ def test_points_of_a_folder(moving: Video, tmp_path: Path, capsys: pytest.Captur
     points = ("--points", "60,50", "--points", "100,70.5")
     assert main(["track", str(folder), *points, *FAST, "--frames", "4", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "frames      4" in printed
-    assert "points      2, 2 of them in every frame" in printed
+    assert "followed 2 points through 4 frames, 2 of them in every frame, in " in printed
     frames = read_video(out / "overlay.mp4")
     assert [frame.shape for frame in frames] == [(120, 160, 3)] * 4
     rows = table(out / "tracks.csv")

@@ -108,13 +108,27 @@ class Comparison:
     budgets: tuple[int | None, int | None] = (None, None)  # keypoints per image of either
 
     @property
+    def told(self) -> bool:
+        """True if there are enough units for the interval to say something."""
+        return self.units >= FEW
+
+    @property
     def verdict(self) -> str:
         """What the 95 % interval says: of few units nothing, else if it leaves out zero."""
-        found = "clear" if self.low > 0 or self.high < 0 else "not told apart"
-        if self.units < FEW:
+        found = "beyond chance" if self.low > 0 or self.high < 0 else "not told apart"
+        if not self.told:
             found = "too few to tell"
         first, second = self.budgets
         return found if first == second else f"{found}, at {first} and {second} keypoints"
+
+    def seen_from(self, method: str) -> "Comparison":
+        """The same comparison with this one of the two methods as the first."""
+        if method == self.first:
+            return self
+        return Comparison(
+            self.second, self.first, -self.difference, -self.high, -self.low, self.items, self.units,
+            self.budgets[::-1],
+        )  # fmt: skip
 
 
 def compare(
@@ -161,6 +175,25 @@ def _resampled(
         drawn.append(statistic(np.concatenate([members[k] for k in chosen])))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high), len(members)
+
+
+def rank(
+    task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], comparisons: Sequence[Comparison]
+) -> list[tuple[str, float, Comparison | None]]:
+    """Methods, their headline measure in percent, and the first method minus each, which the first lacks.
+
+    Those with most rows stand first, and of these the best: a method without the hard pairs leads nothing.
+    """
+    found = {
+        m: task.statistic(protocol, task.values(protocol, rows)) for m, rows in by_method.items() if rows
+    }
+    ordered = sorted(found, key=lambda method: (-len(by_method[method]), -found[method]))
+    behind = {
+        one.seen_from(ordered[0]).second: one.seen_from(ordered[0])
+        for one in comparisons
+        if ordered[0] in (one.first, one.second)
+    }
+    return [(method, found[method], behind.get(method)) for method in ordered]
 
 
 def compare_all(

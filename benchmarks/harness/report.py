@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
-from geomatch.benchmarks.harness.leaderboard import compare_all, leaderboard, published_rows
+from geomatch.benchmarks.harness.leaderboard import compare_all, leaderboard, published_rows, rank
 from geomatch.benchmarks.harness.record import Run, find_runs, merge, without_folders
 from geomatch.benchmarks.harness.task import Row, Task, Words
 from geomatch.engine.run import grouped
 from geomatch.errors import reading, require
 from geomatch.files import write_whole
+from geomatch.progress import progress_bar
 
 WORST = 5  # rows listed per method and protocol
 COLOURS = ["#1f6fd6", "#d1610a", "#1c8a4d", "#b3288d", "#7a5af0", "#9a7400", "#0b8a94", "#c0322f"]
@@ -47,7 +48,9 @@ def write_report(
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
         board = leaderboard(runs, keypoints)
-        sections = [_section(run) for run in runs]
+        sections = [
+            _section(run, number) for number, run in enumerate(progress_bar(runs, "report", "set"), 1)
+        ]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
         texts = {"report.html": page, "leaderboard.csv": board.csv()}
     out.mkdir(parents=True, exist_ok=True)
@@ -56,8 +59,9 @@ def write_report(
     return [out / name for name in texts]
 
 
-def _section(run: Run) -> dict[str, Any]:
+def _section(run: Run, number: int) -> dict[str, Any]:
     return {
+        "anchors": {label: f"m{number}-{place}" for place, label in enumerate(run.methods, 1)},
         "data": run.data, "task": run.task, "title": run.title,
         "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
         "words": {label: method.words for label, method in run.methods.items()},
@@ -88,12 +92,13 @@ def _part(run: Run, protocol: Any) -> dict[str, Any]:
         (name, f"{text}; here {most}" if name == "max_keypoints" and most < int(text) else text)
         for name, text in task.definition(protocol)
     ]
+    comparisons = compare_all(task, protocol, by_method, budgets)
     return {
         "protocol": protocol, "definition": definition, "axes": task.axes(protocol),
         "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
-        "comparisons": compare_all(task, protocol, by_method, budgets),
+        "comparisons": comparisons, "ranking": rank(task, protocol, by_method, comparisons),
         "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method),
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from geomatch.dift import FeatureMap
 from geomatch.dift.inputs import dense_size
-from geomatch.errors import WeightsError, first_line, require
+from geomatch.errors import WeightsError, reading, require
 from geomatch.images import Image
 from geomatch.provenance import settings_key
 from geomatch.types import Features
@@ -52,16 +52,11 @@ class TransformersFeatures:
         folder = transformers_folder(self.model)
         kinds = {"dino": "ViTModel", "dinov2": "Dinov2Model", "clip": "CLIPVisionModel"}
         options = {"add_pooling_layer": False} if self.name == "dino" else {}
-        try:
-            network, notes = getattr(transformers, kinds[self.name]).from_pretrained(
-                folder, output_loading_info=True, **options
-            )
+        kind = getattr(transformers, kinds[self.name])
+        with reading(folder, f"model of {self.name}", WeightsError):
+            network, notes = kind.from_pretrained(folder, output_loading_info=True, **options)
             if notes["missing_keys"]:
                 raise ValueError(f"{min(notes['missing_keys'])} is missing")
-        except Exception as error:  # transformers raises many types
-            raise WeightsError(
-                f"{self.model} does not hold weights of {self.name} ({first_line(error)})"
-            ) from error
         return network.eval().to(self.device)
 
     @torch.inference_mode()
@@ -75,9 +70,8 @@ class TransformersFeatures:
         pixels = (torch.from_numpy(np.array(resized)) / 255 - mean) / deviation
         # DINOv2 always interpolates its positions
         options = {} if self.name == "dinov2" else {"interpolate_pos_encoding": True}
-        tokens = self.network(
-            pixel_values=pixels.permute(2, 0, 1)[None].to(self.device), **options
-        ).last_hidden_state[0, -rows * columns :]
+        batch = pixels.permute(2, 0, 1)[None].to(self.device)
+        tokens = self.network(pixel_values=batch, **options).last_hidden_state[0, -rows * columns :]
         return FeatureMap((tokens.T.reshape(-1, rows, columns).float(),), image.size)
 
     def dense_many(self, images: Sequence[Image]) -> list[FeatureMap]:

@@ -58,9 +58,7 @@ def matched_features(answer: Any, image0: Image, image1: Image) -> tuple[Feature
     shapes = [array.shape for array in arrays]
     count = len(arrays[0]) if arrays[0].ndim else 0
     if shapes not in ([(count, 2)] * 2, [(count, 2)] * 2 + [(count,)]):
-        raise FeaturesError(
-            f"matches must be points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes[:4]}"
-        )
+        raise FeaturesError(f"matches must be points (M, 2) twice, perhaps scores (M,), got {shapes[:4]}")
     scores = arrays[2] if len(arrays) == 3 else -np.arange(count, dtype=np.float32)
     if not all(np.isfinite(array).all() for array in arrays):
         raise FeaturesError("matches have coordinates or scores that are not finite")

@@ -9,6 +9,7 @@ from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.functions import MatchFiles
 from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig, DIFTExtractor, cached_extractor
+from geomatch.dift.config import Side
 from geomatch.dift.files import folder_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector
@@ -25,7 +26,6 @@ class PairMatcher(Protocol):
 
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
         """Row i of the one and row i of the other match, best first; scores are confidences."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class Method:
     estimator: str | None = None
     """Instead of the protocols' own."""
     dift: DIFTConfig | None = None
-    """The settings of ``descriptor``, a `DIFTExtractor`; `cached_extractor` works: few networks are in
-    memory."""
+    """The settings of ``descriptor``, a `DIFTExtractor`; a few are kept in memory (`cached_extractor`)."""
 
     @classmethod
     def of(cls, name: str, source: Detector | None, describer: Describer | None) -> "Method":
@@ -74,11 +73,7 @@ class Method:
         return describe_images(self.descriptor, images, found)
 
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first.
-
-        Raises:
-            ValueError: when there are no descriptors.
-        """
+        """Matches, best first; ValueError when there are no descriptors."""
         if self.matcher:
             return match_features(self.matcher, features0, features1)
         if features0.descriptors is None or features1.descriptors is None:
@@ -109,9 +104,8 @@ class Method:
     def at_size(self, size: int | tuple[int, int]) -> "Method":
         """The same with images at a protocol's size, the short side or (width, height), where it has one."""
         if self.dift is not None:
-            config = replace(
-                self.dift, image_size=size, image_side="short" if isinstance(size, int) else "long"
-            )
+            side: Side = "short" if isinstance(size, int) else "long"
+            config = replace(self.dift, image_size=size, image_side=side)
             return replace(self, dift=config, descriptor=replace(cast(Any, self.descriptor), config=config))
         change = getattr(self.descriptor, "at_size", None)
         return replace(self, descriptor=change(size)) if change else self
@@ -119,23 +113,13 @@ class Method:
     def key(self, known: MutableMapping[DIFTConfig, Any] | None = None) -> dict[str, Any]:
         """All that decides its numbers, as JSON can hold it; `feature_key` is the part before matching.
 
-        Args:
-            known: keys of DIFT's weights found before, so that those of a search are read once.
-
-        Raises:
-            ValueError: for a part whose settings cannot be read, see `geomatch.provenance.cache_key`.
-            WeightsError: when weights are missing.
-            FeaturesError: when files of features or matches are.
+        Keys of DIFT's weights that are ``known`` are not computed again. Raises ValueError for a part whose
+        settings cannot be read (`geomatch.provenance.cache_key`), WeightsError and FeaturesError where
+        weights or files are missing.
         """
-        return {
-            "source": cache_key(self.source),
-            "descriptor": self._descriptor_key({} if known is None else known),
-            "metric": self.metric,
-            "max_ratio": self.max_ratio,
-            "matcher": cache_key(self.matcher),
-            "pair_matcher": cache_key(self.pair_matcher),
-            "estimator": self.estimator,
-        }
+        names = ("source", "metric", "max_ratio", "matcher", "pair_matcher", "estimator")
+        descriptor = self._descriptor_key({} if known is None else known)
+        return {"descriptor": descriptor, **{name: cache_key(getattr(self, name)) for name in names}}
 
     def _descriptor_key(self, known: MutableMapping[DIFTConfig, Any]) -> Any:
         if self.dift is None or self.dift.head:  # which is for one time step and its layers

@@ -118,9 +118,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
 
 @lru_cache(maxsize=64)
 def create_dense_method(text: str, device: str = "cpu") -> Method:
-    """A method of dense features: ``dino``, ``dinov2``, ``clip`` (with ``:MODEL``, a folder or hub id), or
-    a dense DIFT descriptor with or without settings, as in `create_method`. Raises ValueError for any other.
-    """
+    """A dense method: ``dino``, ``dinov2``, ``clip`` (``:MODEL``), dense DIFT; ValueError for others."""
     method = _described(text, text, device)
     if method.dift is not None and method.dift.sampling != "dense":
         raise ValueError(f"{text}: works in patches; choose a dense descriptor, such as dift-tiny-dense")

@@ -20,17 +20,14 @@ from geomatch.keypoints import detectors
 _WORK: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1, "api_visibility": "private"}
 
 
-def serve(
-    run: Run, commands: Mapping[str, Any], address: tuple[str, int], ready: Callable[[str], None]
-) -> None:
-    """Serve the page at (host, port), which ``ready`` is told as a URL, until a signal raises an exception.
+def serve(run: Run, commands: Mapping[str, Any], host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve the page, whose URL ``ready`` is told, until a signal raises an exception.
 
     The page offers options of click's ``commands``. Raises GeomatchError when it cannot listen there."""
     try:
-        socket.create_server(address).close()
+        socket.create_server((host, port)).close()
     except OSError as error:
-        text = f"{address[0]}, port {address[1]}: {error.strerror}; give another --port or --host"
-        raise GeomatchError(text) from error
+        raise GeomatchError(f"{host}:{port}: {error.strerror}; give another --port or --host") from error
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # all that anybody puts into temporary files goes there
     with TemporaryDirectory(prefix="geomatch-app-", ignore_cleanup_errors=True) as tempfile.tempdir:
@@ -44,7 +41,7 @@ def serve(
                     _reconstruct_tab(gr, run, commands["reconstruct"])
             page.queue(max_size=20, default_concurrency_limit=1, api_open=False)
             _, url, _ = page.launch(
-                server_name=address[0], server_port=address[1], share=False, quiet=True,
+                server_name=host, server_port=port, share=False, quiet=True,
                 prevent_thread_lock=True, max_file_size="100mb", footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, css_paths=Path(__file__).with_name("page.css"),
                 theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),

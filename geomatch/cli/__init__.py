@@ -37,19 +37,16 @@ _OUT_OF_MEMORY = (
 )
 
 
-@rich_click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@rich_click.group(
+    commands=[match, register, panorama, show, page, propagate, track, demo, models, colmap, reconstruct,
+              triangulate, localize, store, benchmark, data, head],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)  # fmt: skip
 @click.version_option(package_name="geomatch-dift", prog_name="geomatch")
 def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-_COMMANDS = (
-    match, register, panorama, show, propagate, track, page, demo, models, colmap, reconstruct, triangulate,
-    localize, store,
-    benchmark, data, head,
-)  # fmt: skip
-for _command in _COMMANDS:
-    app.add_command(_command)
 for _one in (app, *(command for _, command in commands_of(app))):
     _one.params.append(QUIET)
 
@@ -86,8 +83,8 @@ def _code_of(error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             click.echo("geomatch: interrupted", err=True)
             return INTERRUPTED
-        case SystemExit():  # of a signal or help instead of a command, or click's way out of a closed pipe
-            return error.code if isinstance(error.code, int) and error.code > 1 else PIPE_CLOSED
+        case SystemExit():  # of a signal, of help or completion, or click's way out of a closed pipe
+            return error.code if isinstance(error.code, int) and error.code != 1 else PIPE_CLOSED
         case GeomatchError() | ValueError() | OSError() | sqlite3.Error():
             return _complain(str(error) or type(error).__name__)
     if isinstance(error, Exception) and is_out_of_memory(error):

@@ -18,6 +18,6 @@ def app(context: click.Context, host: str, port: int) -> None:
     from geomatch.app.page import serve
 
     try:
-        serve(root.obj, root.command.commands, (host, port), lambda url: click.echo(f"page        {url}"))
+        serve(root.obj, root.command.commands, host, port, lambda url: click.echo(f"page        {url}"))
     except (KeyboardInterrupt, SystemExit) as ended:
         os._exit(getattr(ended, "code", 130))  # without waiting for a job that is at work in a thread

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.options import OVERWRITE, bundled, make_out, run_options
 
@@ -101,8 +100,7 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
         for line in grouped(skipped):
             click.echo(f"skipped     {line}", err=True)
         made = f"computed {result.computed} evaluations of a {task.unit[0]}, the rest was there,"
-        finish(made, result.path)
-        return NOT_FOUND if skipped else FOUND
+        return finish(made, result.path, whole=not skipped)
 
 
 for _name, _words in _DATA_SETS.items():
@@ -124,5 +122,4 @@ def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
     from geomatch.benchmarks.harness.report import write_report
 
     make_out(out, ("report.html", "leaderboard.csv"))
-    finish("reported", *write_report(runs, out, keypoints))
-    return FOUND
+    return finish("reported", *write_report(runs, out, keypoints))

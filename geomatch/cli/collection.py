@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from geomatch.cli.match import MATCHING, descriptor_config
-from geomatch.cli.options import MASKS, Option, bundled, refuse_given
+from geomatch.cli.options import MASKS, Option, bundled, complete_names, refuse_given
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult, Correspondences
@@ -38,7 +38,7 @@ def _collection(
     }
 
 
-DETECTOR = click.option("--detector", metavar="NAME",
+DETECTOR = click.option("--detector", metavar="NAME", shell_complete=complete_names,
                         help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                              "[default: sift-large]")  # fmt: skip
 MAX_RATIO = click.option(
@@ -126,6 +126,14 @@ source_options = bundled(
     click.option("--matches", type=click.Path(path_type=Path), metavar="FILE", help="That of matches."),
 )  # fmt: skip
 
+outputs_options = bundled(
+    "forms", lambda undistort, to: (*to, *["undistorted"] * undistort),
+    click.option("--undistort", is_flag=True,
+                 help="Undistorted images with their model, for 3D Gaussian Splatting: undistorted/."),
+    click.option("--to", type=click.Choice(["nerfstudio", "ply"]), multiple=True,
+                 help="transforms.json with sparse_pc.ply, or points.ply; may be repeated."),
+)  # fmt: skip
+
 
 def geometry(*verifications: str) -> tuple[Option, Option]:
     """The options of two-view geometry; the first verification is the default."""
@@ -147,11 +155,3 @@ def tell(result: "CollectionResult") -> None:
     for what, names in (("image", result.skipped), ("pair", result.failed_pairs)):
         for line in grouped(names):
             click.echo(f"skipped     {what}: {line}", err=True)
-
-
-def tell_remade(names: list[str]) -> None:
-    """Print the images whose features were made again."""
-    from geomatch.engine.run import grouped
-
-    for line in grouped(dict.fromkeys(names, "features were damaged in the store")):
-        click.echo(f"made again  {line}")

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from geomatch.cli import collection as shared
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
-from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
-from geomatch.cli.outputs import outputs
+from geomatch.cli.options import OVERWRITE, bundled, descriptor_options, make_out, refuse_given, run_options
 
 if TYPE_CHECKING:
     from geomatch.colmap import Cameras
@@ -71,12 +69,10 @@ def export(
         refuse_given((*writing, *shared.CAMERA_NAMES), f"on {form} files: --format database")
         if target.exists() and (target.is_file() or any(target.iterdir())):
             raise GeomatchError(f"{target} exists already; give another name")
-    remade: list[str] = []
     if copied:
         del writing["extend"]
         click.echo(copy_database(copied, target, images, **writing, context=context).text())
-        finish("copied", target)
-        return FOUND
+        return finish("copied", target)
     if source:
         found, failed = source.read(images), False
         context = replace(context, store=None)
@@ -89,8 +85,7 @@ def export(
             check_names(folder.names, form)  # type: ignore[arg-type]
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection, context=context)
-        found, remade = result.correspondences, result.remade
-        failed = bool(result.skipped or result.failed_pairs)
+        found, failed = result.correspondences, bool(result.skipped or result.failed_pairs)
         shared.tell(result)
     if form == "database":
         report = export_database(images, found, target, cameras=cameras, **writing, context=context)
@@ -101,9 +96,7 @@ def export(
         for what, count in skipped.items():
             click.echo(f"skipped     {count} {what}")
         failed = failed or UNREADABLE in skipped
-    shared.tell_remade(remade)
-    finish(f"exported {len(found.features)} images", target)
-    return NOT_FOUND if failed else FOUND
+    return finish(f"exported {len(found.features)} images", target, whole=not failed)
 
 
 @colmap.command()
@@ -119,8 +112,26 @@ def check(database: Path, images: Path | None) -> int:
 
     report = check_database(database, images)
     click.echo(format_report(report))
-    finish("no errors" if report.ok else "there are errors")
-    return FOUND if report.ok else NOT_FOUND
+    return finish("no errors" if report.ok else "there are errors", whole=report.ok)
 
 
-colmap.add_command(outputs)
+@colmap.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR",
+              help="The photographs. [default: what MODEL/summary.json says, or MODEL/images]")  # fmt: skip
+@OVERWRITE
+@shared.outputs_options
+def outputs(model: Path, folder: Path, images: Path | None, forms: tuple[str, ...]) -> int:
+    """Write MODEL, a COLMAP model, to FOLDER in forms of other programs."""
+    from geomatch.reconstruction.folder import photographs_of
+    from geomatch.reconstruction.models import read_model
+    from geomatch.reconstruction.outputs import write_outputs
+
+    if not forms:
+        raise click.UsageError("nothing is asked for: give --undistort, --to nerfstudio or --to ply")
+    files = {"undistorted": "undistorted", "nerfstudio": "transforms.json", "ply": "points.ply"}
+    make_out(folder, (files[form] for form in forms))
+    source = images or photographs_of(model)
+    written = write_outputs(read_model(model), source, folder, forms, progress=True)
+    return finish("converted", *written)

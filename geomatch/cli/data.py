@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.options import OVERWRITE, make_out
 
@@ -56,8 +55,8 @@ def _add_release(name: str, title: str, size: str) -> None:
             click.echo(f"missing     {missing}: {reason}", err=True)
         if warning := task.warning(found):
             click.echo(f"warning     {warning}", err=True)
-        finish(f"read {title}", folder)
-        return FOUND if found.complete else NOT_FOUND
+        place = click.format_filename(folder)
+        return finish(f"{title} is present in {place}, read", whole=found.complete)
 
 
 for _name, _title, _size in (

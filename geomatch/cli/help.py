@@ -21,14 +21,9 @@ def commands_of(group: click.Group, path: str = "") -> Iterator[tuple[str, click
 def add_help(app: click.Group) -> dict[str, Any]:
     """Give every command its examples, at the end of its help; returns settings of rich-click."""
     content = tomllib.loads(files(__package__).joinpath("help.toml").read_text(encoding="utf-8"))
-    panels = [{"name": name, "options": options} for name, options in content["options"].items()]
     long = []
-    for path, command in commands_of(app):
-        command.epilog = "\n\n".join(["Examples:", *content["examples"].get(path, [])])
+    for path, command in [("", app), *commands_of(app)]:
+        command.epilog = "\n\n".join(["Examples:", *content["examples"][path]])
         long += [f"geomatch {path}"] * (len(command.params) > _MANY)
-    return {
-        "command_groups": {
-            "geomatch": [{"name": name, "commands": names} for name, names in content["commands"].items()]
-        },
-        "option_groups": dict.fromkeys(long, panels),
-    }
+    options = dict.fromkeys(long, content["options"])
+    return {**content["looks"], "command_groups": {"geomatch": content["commands"]}, "option_groups": options}

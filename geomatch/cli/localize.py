@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from geomatch.cli.collection import feature_options
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.options import descriptor_options, run_options
 
@@ -48,11 +47,9 @@ def localize(
     for name, one in done.items():
         text = f"not localized: {one.reason}"
         if one:
-            text = (
-                f"{one.inliers} of {one.num_matches} matches, rotation within {one.rotation_deviation:.2g} "
-            )
-            text += f"degrees, centre within {one.centre_percent:.2g} % of the model's extent"
+            text = f"{one.inliers} of {one.num_matches} matches, rotation within {one.rotation_deviation:.2g}"
+            text += f" degrees, centre within {one.centre_percent:.2g} % of the model's extent"
         click.echo(f"{click.format_filename(name):{max(map(len, done))}}  {text}")
     found = sum(map(bool, done.values()))
-    finish(f"localized {found} of {len(done)} images", out or model / "localized")
-    return FOUND if found == len(done) else NOT_FOUND
+    written = out or model / "localized"
+    return finish(f"localized {found} of {len(done)} images", written, whole=found == len(done))

@@ -1,6 +1,7 @@
 """What commands print of their work on standard error, by ``logging`` and by bars."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 
 _LOGGER = logging.getLogger("geomatch")
 _STAGES = logging.getLogger("geomatch.pipeline")  # tells of each pair, which is too much for many
@@ -20,6 +23,8 @@ def _choose(context: click.Context, parameter: click.Parameter, quiet: bool | No
     if quiet is not None:
         _LOGGER.setLevel(logging.ERROR if quiet else logging.DEBUG)
         _STAGES.setLevel(logging.NOTSET)
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the library is loaded
 
 
 QUIET = click.Option(
@@ -28,23 +33,24 @@ QUIET = click.Option(
 )  # fmt: skip
 
 
-def show_stages() -> None:
+def show_progress() -> None:
     """Tell of the stages of a pair, too; for commands that match one."""
     _STAGES.setLevel(logging.NOTSET)
 
 
-def finish(what: str, *written: Path) -> None:
-    """Print what was written, and in one line what was done and how long it took."""
+def finish(what: str, *written: Path, whole: bool = True) -> int:
+    """Print what was written, and in one line what was done in which time; the exit code says if all was."""
     for path in written:
         click.echo(f"wrote       {click.format_filename(path)}")
     spent = time.monotonic() - click.get_current_context().meta[_BEGUN]
     click.echo(f"done        {what} in {spent:.1f} s")
+    return FOUND if whole else NOT_FOUND
 
 
 @contextmanager
 def logged() -> Iterator[None]:
     """Print within the block what the package logs; the options `QUIET` decide how much."""
-    handler, before = logging.Handler(), [(one, one.level) for one in (_LOGGER, _STAGES)]
+    handler, before = logging.Handler(), _LOGGER.level
 
     def emit(record: logging.LogRecord) -> None:
         from tqdm import tqdm  # whose bars stay whole
@@ -59,5 +65,5 @@ def logged() -> Iterator[None]:
         yield
     finally:
         _LOGGER.removeHandler(handler)
-        for one, level in before:
-            one.setLevel(level)
+        _LOGGER.setLevel(before)
+        _STAGES.setLevel(logging.NOTSET)

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.logs import finish, show_stages
+from geomatch.cli.logs import finish, show_progress
 from geomatch.cli.options import (
     MASKS,
     OVERWRITE,
     bundled,
     changed_config,
+    complete_names,
     descriptor_options,
     given_options,
     make_out,
     parse_numbers,
     refuse_given,
 )
+from geomatch.errors import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +38,7 @@ GEOMETRIES = (
 )  # fmt: skip
 
 MATCHING = (
-    click.option("--descriptor", metavar="NAME",
+    click.option("--descriptor", metavar="NAME", shell_complete=complete_names,
                  help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
                       "detector's."),
     click.option("--matcher", metavar="NAME",
@@ -104,17 +106,24 @@ def _reading(
     return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
 
 
+def _check_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value != "png":
+        require("matplotlib", "report", "writing SVG and PDF")
+    return value
+
+
 pipeline_options = bundled(
     "pipeline",
     _pipeline,
-    click.option("--detector", metavar="NAME",
+    click.option("--detector", metavar="NAME", shell_complete=complete_names,
                  help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                       "[default: mixed]"),
     *MATCHING,
     click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
                  show_default=True, help="How many tilted views are tried where plain matching fails."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.",
+                 shell_complete=complete_names),
     click.option("--geometry", type=click.Choice(GEOMETRIES), default="homography", show_default=True,
                  help="What to estimate; auto is the simplest of the first five that explains the "
                       "matches, essential the relative pose of known cameras."),
@@ -143,8 +152,8 @@ reading_options = bundled(
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
 FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
-                      show_default=True, help="Of the pictures; svg and pdf need the extra report."
-                      )  # fmt: skip
+                      show_default=True, callback=_check_format,
+                      help="Of the pictures; svg and pdf need the extra report.")  # fmt: skip
 
 
 @click.command()
@@ -204,12 +213,10 @@ def match(
 
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
-    show_stages()
-    from geomatch.drawing.canvas import check_format
+    show_progress()
     from geomatch.drawing.result import FILES, save_result
     from geomatch.pairs import match_pair
 
-    check_format(suffix)
     if out:
         make_out(out, FILES)  # better now than after the work
     reading.masks.check([path.name for path in images])
@@ -280,7 +287,7 @@ def descriptor_config(
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    show_stages()
+    show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
 

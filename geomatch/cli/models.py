@@ -6,6 +6,7 @@ import rich_click as click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
+from geomatch.cli.options import complete_names
 
 
 @click.group(invoke_without_command=True)
@@ -19,7 +20,7 @@ def models(context: click.Context) -> None:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 def fetch(name: str, revision: str | None) -> None:
     """Download the weights that NAME needs: a preset, a model, or superpoint.
@@ -34,7 +35,7 @@ def fetch(name: str, revision: str | None) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_names)
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 def layers(model: str, revision: str | None) -> None:
     """List the layers that MODEL, a preset, folder or hub id, can be read at: number, name, channels, stride.
@@ -53,8 +54,7 @@ def layers(model: str, revision: str | None) -> None:
 
 @models.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
-@click.pass_context
-def check(context: click.Context, folder: Path) -> None:
+def check(folder: Path) -> int:
     """Say what model is in FOLDER, what is missing, and what it can be used for; code 1 if for nothing."""
     from geomatch.dift.outline import describe_folder
     from geomatch.weights.sources import outline_folder
@@ -62,7 +62,7 @@ def check(context: click.Context, folder: Path) -> None:
     found, usable = describe_folder(outline_folder(str(folder)))
     for what, words in found:
         click.echo(f"{what:12}{words}")
-    context.exit(FOUND if usable else NOT_FOUND)
+    return FOUND if usable else NOT_FOUND
 
 
 @models.command("convert-adm")

@@ -41,6 +41,16 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
     return decorate
 
 
+def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Presets, or names of detectors or estimators, for the completion of a shell."""
+    from geomatch.dift import PRESETS
+    from geomatch.estimators import estimators
+    from geomatch.keypoints import detectors
+
+    names = {"detector": [*detectors()], "estimator": [*estimators()]}.get(str(parameter.name), [*PRESETS])
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def refuse_given(names: Collection[str], why: str) -> None:
     """Raise `UsageError` when one of these options, by names of parameters, was given without effect."""
     context = click.get_current_context()
@@ -104,13 +114,10 @@ MASKS = (
 """Where no keypoints are wanted in the images of a folder or list."""
 
 
-_OVERWRITE = "geomatch.overwrite"  # in the context's meta data
-OVERWRITE = click.option(
-    "--overwrite", is_flag=True, expose_value=False,
-    callback=lambda context, parameter, value: context.meta.update({_OVERWRITE: value}),
-    help="Replace files that an earlier run wrote to --out.",
-)  # fmt: skip
-"""Lets `make_out` pass over files that are there; the command gets no argument for it."""
+OVERWRITE = bundled(
+    "", dict, click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote there.")
+)
+"""Lets `make_out` pass over files that are there."""
 
 
 def make_out(folder: Path, names: Iterable[str] = ()) -> None:
@@ -124,8 +131,8 @@ def make_out(folder: Path, names: Iterable[str] = ()) -> None:
 
     context = click.get_current_context()
     there = [folder / name for name in names if (folder / name).exists()]
-    if there and not context.meta.get(_OVERWRITE):
-        raise GeomatchError(f"{there[0]} exists already; give another --out, or --overwrite to replace it")
+    if there and not context.params.get("overwrite"):
+        raise GeomatchError(f"{there[0]} exists already; give another folder, or --overwrite to replace it")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
 
     def remove() -> None:
@@ -142,32 +149,38 @@ def parse_layers(text: str) -> tuple[str | int, ...]:
     return tuple(int(part) if part.isascii() and part.isdigit() else part for part in text.split(","))
 
 
-def parse_points(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[float, float]]:
-    """``120,80`` as often as it was given; a callback of options."""
-    points = []
-    for value in values:
+def _parsed(read: Callable[[str], Any], kind: str) -> Callable[..., Any]:
+    """A callback of options that reads their text; ``kind`` is what wrong ones are not."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if isinstance(value, tuple):  # of an option that may be repeated
+            return [parse(context, parameter, one) for one in value]
         try:
-            x, y = (float(part) for part in value.split(","))
+            return None if value is None else read(value)
         except ValueError as error:
-            raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
-        points.append((x, y))
-    return points
+            raise click.BadParameter(f"{value!r} {kind}") from error
+
+    return parse
 
 
-def parse_numbers(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    """Whole numbers such as ``4,3,2``; a callback of options."""
-    try:
-        return None if value is None else tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} are no whole numbers; give such as 3,2") from error
+def _point(text: str) -> tuple[float, float]:
+    x, y = map(float, text.split(","))
+    return x, y
 
 
-_PREFIX = "dift_"
+def _image_size(text: str) -> int | tuple[int, ...] | str:
+    sides = () if text == _NATIVE else tuple(map(int, text.lower().split("x")))
+    if len(sides) > 2:
+        raise ValueError(text)
+    return text if not sides else sides[0] if len(sides) == 1 else sides
+
+
 _NATIVE = "native"
+parse_points = _parsed(_point, "is no point; give x,y such as 120,80")
+parse_numbers = _parsed(
+    lambda text: tuple(map(int, text.split(","))), "are no whole numbers; give such as 3,2"
+)
+_PREFIX = "dift_"
 
 
 def _option(flag: str, help: str, kind: Any = None, callback: Any = None) -> tuple[str, Option]:
@@ -182,7 +195,7 @@ _OPTIONS = dict([
     _option("--revision", "Branch, tag or commit of a model on the hub."),
     _option("--timestep", "Noise level of the forward pass.", int),
     _option("--layers", "Where the network is read, A,B,...: see `geomatch models layers MODEL`.",
-            callback=lambda context, parameter, value: value and parse_layers(value)),
+            callback=_parsed(parse_layers, "are no layers")),
     _option("--discard", "Channels of the layers that are set to 0, A,B,...", callback=parse_numbers),
     _option("--noise/--no-noise", "Add noise of that level, as the paper does.", bool),
     _option("--ensemble-size", "Noises to average over.", int),
@@ -193,7 +206,7 @@ _OPTIONS = dict([
             click.Choice(["cosine", "l2"])),
     _option("--sampling", "Whole image, or patch by patch.", click.Choice(["dense", "patch"])),
     _option("--image-size", "Size at which the descriptor uses the images: a side, WxH, or native.",
-            callback=lambda context, parameter, value: _image_size(value)),
+            callback=_parsed(_image_size, "is no size: give a number, WxH such as 768x768, or native")),
     _option("--image-side", "Which side --image-size is about.", click.Choice(["long", "short"])),
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
@@ -221,6 +234,7 @@ def changed_config(config: "DIFTConfig") -> "DIFTConfig":
 
 
 DENSE = click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
+                     shell_complete=complete_names,
                      help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id."
                      )  # fmt: skip
 
@@ -242,12 +256,3 @@ def given_options() -> dict[str, Any]:
     if given.pop("no_head", False):
         given["head"] = False
     return given
-
-
-def _image_size(value: str | None) -> int | tuple[int, int] | str | None:
-    if value is None or value == _NATIVE:
-        return value
-    parts = value.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is no size: give a number, WxH such as 768x768, or native")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.exit_codes import NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import OVERWRITE, descriptor_options, make_out
@@ -70,5 +70,4 @@ def panorama(
             click.echo(f"pair        {pair}")
     height, width = result.pixels.shape[:2]
     placed = f"{len(names) - len(result.left_out)} of {len(names)} images"
-    finish(f"{placed} became {width}x{height} pixels", picture)
-    return NOT_FOUND if result.left_out else FOUND
+    return finish(f"{placed} became {width}x{height} pixels", picture, whole=not result.left_out)

@@ -6,7 +6,6 @@ from typing import Any
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.options import OVERWRITE, bundled, changed_config, descriptor_options, make_out
 from geomatch.errors import ImageError
@@ -109,8 +108,8 @@ def propagate(
             agree = f"{row['num_inliers']} of {row['num_matches']} matches agree"
             click.echo(f"wrote       {out / row['picture']} ({agree})")
     failed = sum(row["picture"] is None for row in rows)
-    finish(f"{len(rows) - failed} of {len(rows)} targets have the edit", out / RECORD)
-    return NOT_FOUND if failed else FOUND
+    what = f"{len(rows) - failed} of {len(rows)} targets have the edit"
+    return finish(what, out / RECORD, whole=not failed)
 
 
 def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> list[str]:
@@ -120,14 +119,8 @@ def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> li
     for target, name in zip(targets, names, strict=True):
         other = first.setdefault(name.casefold(), target)  # to some file systems A.png is a.png
         if other is not target:
-            raise click.UsageError(
-                f"{other} and {target} would both become {out / name}; run the command once for each, "
-                "with another --out"
-            )
-    read = {path.resolve() for path in (edit, source, *targets)}
-    for name in names:
-        if (out / name).resolve() in read:
-            raise click.UsageError(
-                f"--out {out}: {out / name} is one of the images given; choose another folder"
-            )
+            both = f"{other} and {target} would both become {out / name}"
+            raise click.UsageError(f"{both}; run the command once for each, with another --out")
+        if any(path.resolve() == (out / name).resolve() for path in (edit, source, *targets)):
+            raise click.UsageError(f"{out / name} is one of the images given; choose another --out")
     return names

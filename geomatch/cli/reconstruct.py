@@ -11,14 +11,12 @@ from geomatch.cli.collection import (
     cameras_of,
     collection_options,
     geometry,
+    outputs_options,
     source_options,
     tell,
-    tell_remade,
 )
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
-from geomatch.cli.outputs import outputs_options
 
 if TYPE_CHECKING:
     from geomatch.colmap import Cameras
@@ -130,7 +128,6 @@ def _run(
     result = run(images, out, given, cameras=cameras, mapping=mapping, outputs=forms, context=context)
     if result.matching:
         tell(result.matching)
-        tell_remade(result.matching.remade)
     for line in grouped(result.left_out):
         click.echo(f"skipped     image: {line}", err=True)
     click.echo(result.export.text())
@@ -145,5 +142,4 @@ def _run(
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in result.seconds.items())
     click.echo(f"seconds     {sum(result.seconds.values()):.1f} ({spent})")
     most = max((model.registered for model in result.models), default=0)
-    finish(f"placed {most} of {result.num_images} images", *result.written)
-    return FOUND if result else NOT_FOUND
+    return finish(f"placed {most} of {result.num_images} images", *result.written, whole=bool(result))

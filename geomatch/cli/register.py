@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.logs import finish
 from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import bundled, descriptor_options, make_out
@@ -94,5 +93,4 @@ def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
     failed = sum(not one for one in done)
     kept = ("registrations.csv", "warped", *(["index.html"] if pages else []))
     written = [out / name for name in kept if (out / name).exists()]
-    finish(f"registered {len(done) - failed} of {len(done)} images", *written)
-    return NOT_FOUND if failed else FOUND
+    return finish(f"registered {len(done) - failed} of {len(done)} images", *written, whole=not failed)

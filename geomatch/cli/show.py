@@ -13,6 +13,8 @@ from geomatch.cli.options import (
     dense_config,
     descriptor_options,
     make_out,
+    parse_layers,
+    parse_numbers,
     parse_points,
 )
 
@@ -30,8 +32,19 @@ from geomatch.cli.options import (
     lambda out, suffix: (out, suffix),
     click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                  default=Path("show-out"), show_default=True,
-                 help="Write points.png or, of --pca, pca.png here."),
+                 help="Write points.png, of --pca pca.png, of --html show.html here."),
     FORMAT,
+)  # fmt: skip
+@bundled(
+    "page",
+    lambda html, maps: (html, maps),
+    click.option("--html", is_flag=True,
+                 help="Draw a page to click: what the features see, the matches, the warped pair."),
+    click.option("--maps", nargs=2, metavar="T,... LAYER,...",
+                 callback=lambda context, parameter, pair: pair and (
+                     parse_numbers(context, parameter, pair[0]), parse_layers(pair[1])),
+                 help="Of --html: timesteps and layers for its sliders. [default: two of each of the "
+                      "embedded model]"),
 )  # fmt: skip
 @OVERWRITE
 @DENSE
@@ -43,6 +56,7 @@ def show(
     soft: bool,
     pca: bool,
     output: tuple[Path, str],
+    page: tuple[bool, tuple[tuple[int, ...], tuple[str | int, ...]] | None],
     descriptor: str,
 ) -> None:
     """Draw what the features see.
@@ -50,30 +64,36 @@ def show(
     With one or more IMAGE1 and --point: a row for each, IMAGE0 with the point
     and IMAGE1 with the best match, under its similarity everywhere; several
     points are numbered instead. With --pca: IMAGE0 beside three components of
-    its features.
+    its features. With --html: one file of IMAGE0 and IMAGE1 to explore in a
+    browser, which needs no network.
     """
-    if pca == bool(points) or pca == bool(targets):
-        raise click.UsageError("give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca")
-    if soft and pca:
-        raise click.UsageError("--soft is about --point; leave it out with --pca")
+    html, maps = page
+    if pca + bool(points) + html != 1 or (len(targets) != 1 if html else pca == bool(targets)):
+        raise click.UsageError("give IMAGE0 IMAGE1 --point X,Y, IMAGE0 IMAGE1 --html, or IMAGE0 --pca")
+    if (soft and not points) or (maps and not html):
+        raise click.UsageError("--soft is about --point, --maps about --html; leave it out")
     import numpy as np
 
     import geomatch
     from geomatch.dift import cached_extractor
     from geomatch.dift.maps.transfer import check_inside
-    from geomatch.drawing.canvas import check_format
     from geomatch.drawing.similarity import draw_components, show_points
 
     out, suffix = output
-    path = out / f"{'pca' if pca else 'points'}.{suffix}"
-    check_format(suffix)
+    path = out / ("show.html" if html else f"{'pca' if pca else 'points'}.{suffix}")
     config = dense_config(descriptor)
     images = [geomatch.load_image(image) for image in (image0, *targets)]
     places0 = np.array(points).reshape(-1, 2)
     check_inside(places0, images[0].size)
     make_out(out, [path.name])
     extractor = cached_extractor(config)
-    if pca:
+    if html:
+        from geomatch.drawing.page import EMBEDDED, page_maps, write_page
+
+        seen = page_maps(config, images, *(maps or (EMBEDDED if config.embedded else ((), ()))))
+        result = geomatch.match(*images, descriptor=None if config.embedded else config)
+        write_page(path, result, seen, descriptor)
+    elif pca:
         picture = draw_components(images[0], extractor.dense(images[0]))
     else:
         found, picture = show_points(
@@ -83,5 +103,6 @@ def show(
             for (x, y), similarity in zip(places.points, places.similarity, strict=True):
                 name = click.format_filename(target)
                 click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
-    picture.write(path)
+    if not html:
+        picture.write(path)
     finish("drawn", path)

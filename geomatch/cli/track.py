@@ -63,5 +63,5 @@ def track(
     else:
         saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
     paths, number, seen = saved
-    whole, what = sum(count == number for count in seen), "objects" if mask else "points"
-    finish(f"followed {len(seen)} {what} through {number} frames, {whole} of them in every frame,", *paths)
+    what = f"{len(seen)} {'objects' if mask else 'points'} through {number} frames"
+    finish(f"followed {what}, {seen.count(number)} of them in every frame,", *paths)

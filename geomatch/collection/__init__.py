@@ -1,26 +1,20 @@
-"""A folder of photographs: features of each image, pairs chosen and matched, tracks.
-
-`match_collection` does it all; it gives `Correspondences`, which the exporters of `geomatch.colmap` write.
-"""
+"""A folder of photographs: features, pairs chosen and matched, tracks; `match_collection` does it all."""
 
 from typing import TYPE_CHECKING
 
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from geomatch.collection.correspondences import Correspondences as Correspondences
-    from geomatch.collection.correspondences import LazyFeatures as LazyFeatures
-    from geomatch.collection.correspondences import LazyPairs as LazyPairs
-    from geomatch.collection.correspondences import MatchedPair as MatchedPair
-    from geomatch.collection.folder import ImageFolder as ImageFolder
-    from geomatch.collection.folder import find_images as find_images
-    from geomatch.collection.match import CollectionResult as CollectionResult
-    from geomatch.collection.match import match_collection as match_collection
-    from geomatch.collection.options import CollectionOptions as CollectionOptions
-    from geomatch.collection.options import Extraction as Extraction
-    from geomatch.collection.options import Matching as Matching
-    from geomatch.collection.options import PairSelection as PairSelection
-    from geomatch.collection.pairs import PairReport as PairReport
-    from geomatch.collection.pairs import select_pairs as select_pairs
+    from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
+    from geomatch.collection.folder import ImageFolder, find_images
+    from geomatch.collection.match import CollectionResult, match_collection
+    from geomatch.collection.options import CollectionOptions, Extraction, Matching, PairSelection
+    from geomatch.collection.pairs import PairReport, select_pairs
+
+__all__ = [
+    "CollectionOptions", "CollectionResult", "Correspondences", "Extraction", "ImageFolder", "LazyFeatures",
+    "LazyPairs", "MatchedPair", "Matching", "PairReport", "PairSelection", "find_images", "match_collection",
+    "select_pairs",
+]  # fmt: skip
 
 __getattr__ = lazy_names(__name__)

@@ -94,10 +94,7 @@ def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> Non
 def checked(
     found: Correspondences, sizes: Mapping[str, tuple[int, int]], skipped: Counter[str]
 ) -> Correspondences:
-    """The same for image files of these sizes, checked while it is read: all features first, then the pairs.
-
-    Pairs that are left out are counted in ``skipped``; what cannot be right raises `FeaturesError`.
-    """
+    """The same, checked while read; ``skipped`` counts pairs left out, faults raise `FeaturesError`."""
     lengths: dict[str, int] = {}
 
     def load(name: str) -> Features:

@@ -67,10 +67,7 @@ def extract_features(
     store: Store,
     work: Work,
 ) -> tuple[int, dict[str, str]]:
-    """Detect and describe what the store does not hold yet, under the `feature_key` of each name.
-
-    Returns the number of images that were extracted, and those that failed, with the reason.
-    """
+    """Make the features that the store lacks; their number, and why others failed, by name."""
     stored = StoredFeatures(store, keys)
     return make_missing(files, photos, stored, _steps(parts), parts[1], work, "features")
 
@@ -156,11 +153,13 @@ def make_missing(
 
 
 def _task(files: ImageFiles, store: Store, steps: Steps, describer: Describer) -> StreamTask[_Keyed, str]:
+    traits = traits_of(describer)
+    small: Need = "processor" if traits.device == "cpu" else "network"
     return StreamTask(
         (partial(_load, files), *steps.ahead),
         steps.network,
         partial(_write, store, steps.kind, steps.pack),
-        need_of(describer),
+        "large network" if traits.large else small,
         pixels=_pixels,
         load=getattr(describer, "load_networks", None),
     )
@@ -191,12 +190,6 @@ def _load(files: ImageFiles, item: _Keyed) -> Image | FailedItem:
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:
         return FailedItem(first_line(error))
-
-
-def need_of(describer: Describer) -> Need:
-    """What describing asks of a worker."""
-    traits = traits_of(describer)
-    return "large network" if traits.large else "processor" if traits.device == "cpu" else "network"
 
 
 def _by_size(items: Sequence[_Keyed], batch: int) -> list[list[_Keyed]]:

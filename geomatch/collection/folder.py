@@ -46,7 +46,6 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
     """Find the images below a folder, without hidden files and folders, masks, and those below ``exclude``.
 
     Links to folders are followed. With ``masks.folder``, other folders named ``masks`` are left out, too.
-
     Raises ImageError when there is no folder or no image in it.
     """
     if not root.is_dir():
@@ -81,10 +80,7 @@ def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS
 
 
 def _files(root: Path, skipped: dict[str, str]) -> Iterator[Path]:
-    """All files below, each folder once, so that links in circles end; by its own name, if that is below.
-
-    Folders that cannot be read are put to the ``skipped`` ones, with the reason.
-    """
+    """All files below, each folder once, as links go in circles; unreadable folders go to ``skipped``."""
 
     def skip(error: OSError) -> None:
         skipped[os.path.relpath(error.filename, root)] = f"the folder cannot be read ({error.strerror})"

@@ -1,5 +1,6 @@
 """Matching a collection: images examined, described, paired and matched, everything cached."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from geomatch.files import digest_of
 from geomatch.provenance import cache_key, record
 from geomatch.store import Manifest
 
+_log = logging.getLogger(__name__)
 ROUNDS = 3  # times that features are extracted, if they turn out damaged while pairs are matched
 
 
@@ -118,6 +120,7 @@ def match_collection(
 
         def remake(name: str) -> None:
             remade.append(name)
+            _log.warning("%s: features were damaged in the store, and are made again", name)
             extract_again(files, by_name[name], keys[name], parts, store)
 
         computed_images = computed_pairs = 0

@@ -59,10 +59,7 @@ def match_pairs(
     work: Work,
     device: str = "cpu",
 ) -> tuple[LazyPairs, dict[str, str], int]:
-    """Match the pairs that the store does not hold yet on the device, under their `pair_keys`.
-
-    Returns the matches of all, why pairs could not be matched, and how many were not cached.
-    """
+    """Match the pairs that the store lacks; the matches of all, why others failed, and how many were made."""
     store = stored.store
     index = PackIndex.read(store, mend=True)
     places = index.find(keys)
@@ -155,7 +152,7 @@ def match_block(
     for image in images:
         own = image.descriptors if len(image) else np.zeros((0, 0), np.float32)
         if own is None:
-            raise FeaturesError("the features have no descriptors, and the detector brings none")
+            raise FeaturesError("the detector brings no descriptors: name a descriptor, such as dift-tiny")
         if matcher is None:
             rows.append(as_rows(own).to(device))
             image = replace(image, descriptors=None)  # here they are needed no more

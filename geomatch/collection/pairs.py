@@ -172,11 +172,7 @@ def _nearby(names: Sequence[str], positions: Positions, count: int, remarks: lis
 
 
 def best_partners(score: Score, total: int, count: int, rows: int, step: int) -> NDArray[np.int64]:
-    """(total, count) best partners of each of ``total`` items, of equals the first, -1 for none.
-
-    Compares ``rows`` items with ``step`` at a time, so that memory does not grow with the square of their
-    number.
-    """
+    """(total, count) partners with the best scores, of equals the first, -1 for none; block by block."""
     ranked = []
     for first in range(0, total, rows):
         own = np.arange(first, min(first + rows, total))

@@ -35,10 +35,7 @@ def global_keys(photos: Sequence[Photograph], extractor: DenseDescriber) -> dict
 def pool_images(
     files: ImageFiles, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
 ) -> tuple[str, ...]:
-    """Pool the features of the images that the store does not hold yet; return all keys, one per image.
-
-    Raises `GeomatchError` for images that cannot be read.
-    """
+    """Pool features that the store lacks; all keys, one per image. `GeomatchError` for unreadable ones."""
     stored = StoredFeatures(store, global_keys(photos, extractor))
     steps = Steps(KIND, (), partial(_maps, extractor), _pooled)
     _, failed = make_missing(files, photos, stored, steps, extractor, work, "appearance")

@@ -22,8 +22,7 @@ class Cameras:
     """The cameras that images are given in a database."""
 
     mode: CameraMode = "auto"
-    """Which images share a camera; ``auto``: those of one size whose EXIF data, as far as they go, name one
-    make, model and focal length."""
+    """Which images share a camera; ``auto``: those of one size, make, model and focal length, by EXIF."""
     model: str = "SIMPLE_RADIAL"
     """COLMAP's name of the model; the focal length comes from EXIF where it is there."""
     params: str = ""
@@ -84,10 +83,7 @@ def image_sizes(
 
 
 def import_images(path: Path, images: Path, sizes: Mapping[str, tuple[int, int]], cameras: Cameras) -> None:
-    """Add the images that the database ``path`` lacks, to cameras of like images there where they share one.
-
-    COLMAP leaves out silently what it cannot read.
-    """
+    """Add images that a database lacks, to cameras of like ones there; COLMAP skips what it cannot read."""
     library, mode = pycolmap(), cameras.mode
     known = _assigned(cameras.file, sizes) if cameras.file else {}
     with database(str(path)) as opened:
@@ -154,8 +150,7 @@ def _converted(camera: Any) -> Camera:
 def _known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
     """The cameras of a COLMAP model by number, and the number of each image's camera by name.
 
-    ``file`` is the model's folder, or a ``cameras.txt``, perhaps with ``images.txt`` beside it. Raises
-    GeomatchError when it cannot be read.
+    ``file`` is the model's folder, or a ``cameras.txt``; raises GeomatchError when it cannot be read.
     """
     text = file / "cameras.txt" if file.is_dir() else file
     images, numbers = text.with_name("images.txt"), {}
@@ -174,10 +169,7 @@ def _known_cameras(file: Path) -> tuple[dict[int, Camera], dict[str, int]]:
 
 
 def _assigned(file: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Camera]:
-    """The camera of each image by its name in the model, else the only one of its (width, height).
-
-    Raises GeomatchError for images that get none, or could get several.
-    """
+    """The camera of each image by name, else the only one of its size; GeomatchError for none or several."""
     cameras, numbers = _known_cameras(file)
     assigned, lacking = {}, []
     for name, size in sizes.items():

@@ -23,9 +23,7 @@ def database(path: str) -> Iterator[Any]:
 
 
 def interruptible(call: Callable[[Any], Any], meanwhile: Callable[[], None] | None = None) -> Any:
-    """Run a long ``call`` of pycolmap, which is given a cancellation token, so that Ctrl-C ends it.
-
-    ``meanwhile`` is called a few times per second, to show progress."""
+    """Run a ``call`` of pycolmap with a token by which Ctrl-C ends it; ``meanwhile`` shows progress."""
     token, running = pycolmap().CancellationToken(), list[Future[Any]]()
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -65,10 +65,7 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
 
 
 def verify_with_ours(path: Path, work: Work) -> None:
-    """Estimate the geometry of every pair that has matches but no geometry.
-
-    Pairs that fail are written as degenerate without inliers, which mappers ignore.
-    """
+    """Estimate the geometries that pairs lack; failures are written as degenerate, which mappers ignore."""
     with closing(sqlite3.connect(path)) as connection:
         todo = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
     failed = {}
@@ -90,10 +87,7 @@ def verify_with_ours(path: Path, work: Work) -> None:
 
 
 class _Pair(NamedTuple):
-    """Matched points of two images, in our coordinates; where a focal length is known, without distortion.
-
-    Points that the camera's model cannot reach are NaN, and no inliers.
-    """
+    """Matched points of two images, ours, undistorted where a focal length is known; NaN where that fails."""
 
     pair_id: int
     points: tuple[NDArray[np.floating], NDArray[np.floating]]

@@ -43,8 +43,7 @@ class DIFTConfig:
     unet_file: str | None = None
     """A file that replaces the network's weights: a path, or ORG/REPO/FILE[@REVISION] on the hub."""
     metric: Metric = "cosine"
-    """How descriptors are compared: for ``cosine`` rows have unit length, for ``l2`` they are the activations
-    themselves (the paper matches ADM so)."""
+    """How rows are compared: with unit length (``cosine``) or as they are (``l2``, the paper's with ADM)."""
     sampling: Sampling = "dense"
     """``dense``: one pass over the image, sampled at the keypoints (the paper's way). ``patch``: one small
     pass per keypoint, in its own scale and orientation; without these, upright and of one size."""
@@ -83,7 +82,8 @@ class DIFTConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 999:
             raise ValueError(f"timestep must be a whole number in 0..999, got {self.timestep}")
-        if isinstance(self.layers, str) or not self.layers or not all(_is_layer(x) for x in self.layers):
+        named = [x if isinstance(x, str) else type(x) is int and x >= 0 for x in self.layers or ()]
+        if isinstance(self.layers, str) or not named or not all(named):
             raise ValueError(f"layers must be a tuple of names or up_ft indices, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "discard", tuple(self.discard))
@@ -116,9 +116,3 @@ class DIFTConfig:
             names += ["patch_size", "patch_scale"]
         values = asdict(self)
         return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}
-
-
-def _is_layer(layer: object) -> bool:
-    if isinstance(layer, str):
-        return bool(layer)
-    return isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0

@@ -66,9 +66,7 @@ class DIFTExtractor:
         different = [name for name in names if head.settings.get(name) != wanted.get(name)]
         if different:
             fitted = ", ".join(f"{name}={head.settings.get(name)}" for name in different)
-            raise ValueError(
-                f"the projection head of {file.parent} was fitted with {fitted}; use these, or head=False"
-            )
+            raise ValueError(f"the head of {file.parent} was fitted with {fitted}; use these, or head=False")
         return head
 
     @cached_property
@@ -99,6 +97,7 @@ class DIFTExtractor:
         """See `geomatch.types.Traits`."""
         config = self.config
         patches = config.sampling == "patch"
+        ratio = DISTILLED_RATIO if config.embedded and config.head is True else PATCH_RATIO
         return Traits(
             metric=self._metric,
             dense=not patches,
@@ -106,9 +105,7 @@ class DIFTExtractor:
             large=not config.embedded,
             device=config.device,
             reentrant=True,
-            max_ratio=(DISTILLED_RATIO if config.embedded and config.head is True else PATCH_RATIO)
-            if patches
-            else None,
+            max_ratio=ratio if patches else None,
         )
 
     @property
@@ -145,11 +142,7 @@ class DIFTExtractor:
                 runner.coming = max(runner.coming, images * passes)
 
     def at_prompt(self, prompt: str) -> "DIFTExtractor":
-        """The same with another text, sharing the networks; without effect on models of no text.
-
-        Raises:
-            WeightsError: when the prompt cannot be encoded, nor is its embedding in the cache.
-        """
+        """The same with another text, sharing the networks; WeightsError when it cannot be encoded."""
         if prompt == self.config.prompt or not self.model.text:
             return self
         config = replace(self.config, prompt=prompt)
@@ -159,10 +152,7 @@ class DIFTExtractor:
 
     @isolated()
     def activations(self, images: Tensor) -> list[Tensor]:
-        """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
-
-        Images are those of `geomatch.dift.ensemble.mean_activations`.
-        """
+        """Means over the ensemble of the layers' outputs, (B, C, h, w) float32; see `mean_activations`."""
         return mean_activations(self.model, self.config, images)
 
     def dense(self, image: ImageLike) -> FeatureMap:
@@ -170,19 +160,12 @@ class DIFTExtractor:
         return self.dense_many([image])[0]
 
     def dense_many(self, images: Iterable[ImageLike]) -> list[FeatureMap]:
-        """The feature maps of several images, which are decoded ahead of the networks.
-
-        Those that enter the networks in one size share passes.
-        """
+        """The feature maps of several images, which are decoded ahead; those of one size share passes."""
         found = dict(self._map_stream(stream_images(images)))
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
-        """Describe the keypoints of an image; ``paper_sampling`` as of `FeatureMap.sample`, without patches.
-
-        Raises:
-            ValueError: when the features belong to an image of another size.
-        """
+        """Describe keypoints; ``paper_sampling`` as of `FeatureMap.sample`. ValueError if sizes differ."""
         return self.describe_many([image], [features], paper_sampling)[0]
 
     def describe_many(
@@ -288,8 +271,5 @@ class DIFTExtractor:
 
 @lru_cache(maxsize=2)
 def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
-    """One extractor per configuration, so that a second call finds the model loaded.
-
-    See `geomatch.describers.release`.
-    """
+    """One extractor per configuration, whose model stays loaded; see `geomatch.describers.release`."""
     return DIFTExtractor(config)

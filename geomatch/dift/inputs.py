@@ -22,9 +22,7 @@ VIDEO_MULTIPLE = 32
 """The paper's temporal settings cut the long side of a frame to a multiple of it (DINO's protocol)."""
 
 
-def image_input(
-    picture: Image, config: DIFTConfig, stride: int, device: str | torch.device = "cpu"
-) -> Tensor:
+def image_input(picture: Image, config: DIFTConfig, stride: int, device: str | torch.device) -> Tensor:
     """(1, 3, h, w) in [-1, 1]: the image in the size that `DIFTConfig.image_size` rules."""
     size = dense_size(picture.size, config.image_size, stride, config.image_side)
     # Pillow's bicubic, as in the reference: smooth when an axis shrinks, exact in geometry. torch's, on the
@@ -58,10 +56,7 @@ def dense_size(
 def keypoint_patches(
     picture: Image, features: FeatureTensors, config: DIFTConfig, stride: int
 ) -> Iterator[Tensor]:
-    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation.
-
-    On the device of the features.
-    """
+    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's scale and orientation."""
     if isinstance(config.image_size, tuple):
         raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
     if config.patch_size % stride:

@@ -26,10 +26,7 @@ _SUPERPOINT_SIZE = 5_200_000  # bytes, about: 1.3 million parameters
 
 
 def inventory() -> list[str]:
-    """What every known model is, whether its weights are here, and where they are looked for, in words.
-
-    Asks no network.
-    """
+    """Every known model, if its weights are here, where they are looked for, in words; asks no network."""
     entries, hub = [], hub_caches()[0]
     for name, info in MODELS.items():
         users = ", ".join(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
@@ -59,9 +56,8 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
     if name.count("/") > 1:
         return [unet_file(f"{name}@{revision}" if revision else name)]
     if name not in PRESETS and name not in MODELS and not is_hub_id(name):
-        raise ValueError(
-            f"unknown model {name!r}; choose one of: superpoint, {', '.join((*PRESETS, *MODELS))}"
-        )
+        known = ", ".join(("superpoint", *PRESETS, *MODELS))
+        raise ValueError(f"unknown model {name!r}; choose one of: {known}")
     config = PRESETS.get(name) or DIFTConfig(model=name)
     if revision is not None:
         if not is_hub_id(config.model) or config.unet_file is not None:

@@ -48,9 +48,8 @@ def list_layers(folder: Path) -> list[tuple[int | None, str, int, int]]:
             text["pooled"] = torch.empty(1, width, device="meta")
     names = list(known_layers(network))
     latents = torch.empty(1, network.config.in_channels, _CELLS, _CELLS, device="meta")
-    maps = WantedPart(network.to("meta"), names)(
-        latents, torch.zeros(1, dtype=torch.int64, device="meta"), text
-    )
+    time = torch.zeros(1, dtype=torch.int64, device="meta")
+    maps = WantedPart(network.to("meta"), names)(latents, time, text)
     numbers = {name: number for number, name in enumerate(numbered)}
     return [
         (numbers.get(name), name, found.shape[1], stride * _CELLS // found.shape[2])
@@ -83,11 +82,7 @@ def _width(network: nn.Module, name: str) -> int:
 
 @isolated()
 def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
-    """What a diffusers folder is, what it lacks, what it can be used for, in words; True if it can be used.
-
-    Raises:
-        WeightsError: when its network is of no known family.
-    """
+    """What a folder is, lacks and is usable for, in words, and if it is; WeightsError for unknown ones."""
     home, lacking = network_folder(folder), missing_files(folder)
     if not (home / "config.json").is_file():
         return [("missing", lacking[0])], False

@@ -1,17 +1,16 @@
 """Pictures of photographs, lines and words, written as pixels (PNG) or as vectors (SVG, PDF)."""
 
 import textwrap
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
@@ -24,192 +23,152 @@ SIDE = 1000
 """Long side in pixels of each photograph, which is reduced or enlarged to it."""
 GAP = 20
 """Pixels between the parts of a picture."""
-Colour = tuple[int, int, int]
-BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-_TEXT, _LINE = 30, 40  # pixels: height of letters, and from line to line
+Colour = tuple[int, ...]
+BLACK: Colour = (0, 0, 0)
+_TEXT, _LINE = 26, 40  # pixels: size of the letters, and from line to line
 _NARROW = 700  # a caption is no narrower
-_DPI = 200  # a picture of two photographs is ten inches wide
+_POINT = 72 / 200  # of a pixel: two photographs side by side are ten inches wide
+_VECTORS = "report", "writing SVG and PDF"
+_SETTINGS = {
+    "svg.fonttype": "none", "svg.hashsalt": "geomatch", "pdf.fonttype": 42, "image.composite_image": False,
+    "lines.solid_capstyle": "round",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Strokes:
-    """Lines of one kind; a line without length is a dot."""
+class Line:
+    """Points (x, y) that are joined; twice the same is a dot."""
 
-    paths: Sequence[NDArray[np.floating]]
-    """Each (N, 2), (x, y) in pixels; the centre of the first pixel is (0, 0)."""
+    points: ArrayLike
     colour: Colour
     width: int
-    opacity: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Words:
-    """One line of text, in the middle of whose height ``place`` lies."""
+    """One line of text."""
 
     text: str
     place: tuple[float, float]
-    colour: Colour = BLACK
+    """(x, y) in the middle of its height, at the end that ``anchor`` names."""
     anchor: Literal["left", "center", "right"] = "left"
-    """Which end of the text ``place`` is."""
-    ground: Colour | None = None
-    """The colour of a box behind it."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Picture:
-    """On white, photographs below lines below words."""
+    """Parts on white, and lines over them; words over all."""
 
     size: tuple[int, int]
     """(width, height) in pixels."""
-    photographs: tuple[tuple[NDArray[np.uint8], tuple[int, int]], ...] = ()
-    """Each (H, W, 3) RGB, with the place (x, y) of its first pixel."""
-    strokes: tuple[Strokes, ...] = ()
-    words: tuple[Words, ...] = ()
+    parts: "tuple[tuple[NDArray[np.uint8] | Picture, tuple[int, int]], ...]" = ()
+    """Photographs (H, W, 3) RGB and pictures, and where (x, y) their first pixel comes."""
+    marks: tuple[Line | Words, ...] = ()
+
+    def flat(self, x: int = 0, y: int = 0) -> Iterator[tuple[Any, int, int]]:
+        """Every photograph and mark, and how far (x, y) it is moved."""
+        for part, (right, down) in self.parts:
+            if isinstance(part, Picture):
+                yield from part.flat(x + right, y + down)
+            else:
+                yield part, x + right, y + down
+        yield from ((mark, x, y) for mark in self.marks)
 
     def pixels(self) -> NDArray[np.uint8]:
         """(H, W, 3) RGB."""
-        canvas = np.full((self.size[1], self.size[0], 3), 255, np.uint8)
-        for photo, (x, y) in self.photographs:
-            canvas[y : y + photo.shape[0], x : x + photo.shape[1]] = photo
-        for stroke in self.strokes:
-            below = canvas if stroke.opacity == 1 else canvas.copy()
-            paths = [np.round(path * 8).astype(np.int32) for path in stroke.paths]
-            cv2.polylines(canvas, paths, False, stroke.colour, stroke.width, cv2.LINE_AA, 3)
-            if below is not canvas:
-                cv2.addWeighted(canvas, stroke.opacity, below, 1 - stroke.opacity, 0, canvas)
-        shown = PILImage.fromarray(canvas)
-        draw, font = ImageDraw.Draw(shown), _font()
-        for words in self.words:
-            anchor = f"{words.anchor[0].replace('c', 'm')}m"
-            if words.ground:
-                left, top, right, bottom = draw.textbbox(words.place, words.text, font, anchor)
-                draw.rounded_rectangle((left - 6, top - 5, right + 6, bottom + 5), 6, words.ground)
-            draw.text(words.place, words.text, words.colour, font, anchor)
+        drawn = np.full((self.size[1], self.size[0], 3), 255, np.uint8)
+        for part, x, y in self.flat():
+            if isinstance(part, Line):
+                points = np.round(np.add(part.points, (x, y)) * 8).astype(np.int32)
+                cv2.polylines(drawn, [points], False, part.colour, part.width, cv2.LINE_AA, 3)
+            elif not isinstance(part, Words):
+                drawn[y : y + part.shape[0], x : x + part.shape[1]] = part
+        shown = PILImage.fromarray(drawn)
+        pen, font = ImageDraw.Draw(shown), _font()
+        for part, x, y in self.flat():
+            if isinstance(part, Words):
+                place = np.add(part.place, (x, y)).tolist()
+                pen.text(place, part.text, BLACK, font, f"{part.anchor.replace('c', 'm')[0]}m")
         return np.array(shown)
 
     def write(self, path: Path) -> None:
-        """Write the file, of a format that its suffix tells; equal pictures give equal files.
+        """Write PNG, SVG or PDF, as the suffix says; equal pictures give equal files.
 
-        Raises `MissingDependencyError` for SVG and PDF without the extra ``report``.
+        In vectors words remain text. Raises `MissingDependencyError` without the extra ``report``.
         """
         if path.suffix == ".png":
-            write_png(path, self.pixels())
-        else:
-            _write_vectors(self, path)
+            return write_png(path, self.pixels())
+        style, figures = (require(f"matplotlib.{name}", *_VECTORS) for name in ("style", "figure"))
+        with style.context(["default", _SETTINGS]), replacing(path) as temporary:
+            figure = figures.Figure(np.multiply(self.size, _POINT / 72))
+            axes = figure.add_axes((0, 0, 1, 1))
+            for order, (part, x, y) in enumerate(self.flat()):
+                if isinstance(part, Line):
+                    points, rgb = np.add(part.points, (x, y)), np.divide(part.colour, 255)
+                    axes.plot(*points.T, color=rgb, lw=part.width * _POINT, zorder=order)
+                elif isinstance(part, Words):
+                    place, size = np.add(part.place, (x, y)), _TEXT * _POINT
+                    axes.text(*place, part.text, size=size, ha=part.anchor, va="center_baseline",
+                              parse_math=False, zorder=1e6)  # fmt: skip
+                else:
+                    sides = np.array([x, x + part.shape[1], y + part.shape[0], y]) - 0.5
+                    axes.imshow(part, extent=sides, interpolation="none", zorder=order)
+            axes.set(xlim=(-0.5, self.size[0] - 0.5), ylim=(self.size[1] - 0.5, -0.5), aspect="auto")
+            axes.axis("off")
+            dated = {".svg": "Date", ".pdf": "CreationDate"}[path.suffix]
+            figure.savefig(temporary, format=path.suffix[1:], metadata={dated: None})
 
 
-def check_format(suffix: str) -> None:
-    """Raise `MissingDependencyError` for a format that needs matplotlib where that is not installed."""
-    if suffix != "png":
-        require("matplotlib", "report", f"writing {suffix.upper()}")
+@cache
+def _font() -> Any:
+    """That of matplotlib where it is installed: Pillow's own has the letters of English only."""
+    found = find_spec("matplotlib")
+    if found is None or found.origin is None:
+        return ImageFont.load_default(_TEXT)
+    return ImageFont.truetype(Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", _TEXT)
 
 
-def photograph(image: Image) -> Picture:
-    """An image with its long side `SIDE` pixels."""
+def photograph(image: Image) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB of an image with its long side `SIDE` pixels."""
     factor = SIDE / max(image.size)
     size = [max(1, round(side * factor)) for side in image.size]
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    pixels = np.asarray(cv2.resize(image.pixels, size, interpolation=how), np.uint8)
-    return Picture((size[0], size[1]), ((pixels, (0, 0)),))
+    return np.asarray(cv2.resize(image.pixels, size, interpolation=how), np.uint8)
+
+
+def framed(photo: Any, *marks: Line | Words) -> Picture:
+    """A photograph (H, W, 3) RGB with lines and words at its pixels."""
+    pixels = np.asarray(photo, np.uint8)
+    return Picture((pixels.shape[1], pixels.shape[0]), ((pixels, (0, 0)),), marks)
 
 
 def arranged(parts: Sequence[Picture], across: bool) -> Picture:
     """Pictures in a row, aligned at the top, or in a column, aligned at the left."""
     x = y = 0
-    moved = []
+    placed = []
     for part in parts:
-        shift = np.array([x, y])
-        moved.append(
-            Picture(
-                (x + part.size[0], y + part.size[1]),
-                tuple((photo, (left + x, top + y)) for photo, (left, top) in part.photographs),
-                tuple(replace(one, paths=[path + shift for path in one.paths]) for one in part.strokes),
-                tuple(replace(one, place=(one.place[0] + x, one.place[1] + y)) for one in part.words),
-            )
-        )
+        placed.append((part, (x, y)))
         x, y = (x + part.size[0] + GAP, 0) if across else (0, y + part.size[1] + GAP)
-    width, height = (max(part.size[axis] for part in moved) for axis in (0, 1))
-    photos, strokes, words = (
-        tuple(one for part in moved for one in getattr(part, name))
-        for name in ("photographs", "strokes", "words")
-    )
-    return Picture((width, height), photos, strokes, words)
+    ends = [(place[0] + part.size[0], place[1] + part.size[1]) for part, place in placed]
+    return Picture((max(end[0] for end in ends), max(end[1] for end in ends)), tuple(placed))
 
 
-def captioned(picture: Picture, text: str, legend: Picture | None = None) -> Picture:
+def captioned(picture: Picture, text: str, *legend: Picture) -> Picture:
     """A picture above a text, in as many lines as it needs, and a legend on the right."""
-    text = "".join(map(_legible, text))
-    room = max(picture.size[0], _NARROW) - (legend.size[0] + GAP if legend else 0)
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    room = max(picture.size[0], _NARROW) - sum(part.size[0] + GAP for part in legend)
     lines = textwrap.wrap(text, int(0.93 * room * len(text) / _font().getlength(text)))
     words = tuple(Words(line, (0, (number + 0.5) * _LINE)) for number, line in enumerate(lines))
-    below = Picture((room, len(lines) * _LINE), words=words)
-    return arranged([picture, arranged([below, legend], True) if legend else below], False)
+    below = [Picture((room, len(lines) * _LINE), marks=words), *legend]
+    return arranged([picture, arranged(below, across=True)], across=False)
 
 
 def legend(colours: NDArray[np.uint8], low: str, name: str, high: str) -> Picture:
-    """A bar of colours (256, 3), with what it shows and the values at its ends."""
-    width, height = 420, 22
-    bar = np.asarray(cv2.resize(colours[None], (width, height)), np.uint8)
-    y = height + _LINE / 2
-    ends = Words(low, (0, y)), Words(high, (width, y), BLACK, "right")
-    words = *ends, Words(name, (width / 2, y), BLACK, "center")
-    return Picture((width, height + _LINE), ((bar, (0, 0)),), words=words)
+    """A bar of colours (N, 3), with what it shows and the values at its ends."""
+    bar = np.asarray(cv2.resize(colours[None], (420, 22)), np.uint8)
+    words = Words(low, (0, 42)), Words(name, (210, 42), "center"), Words(high, (420, 42), "right")
+    return Picture((420, 62), ((bar, (0, 0)),), words)
 
 
 def colour_map(number: int) -> NDArray[np.uint8]:
     """(256, 3) RGB of one of OpenCV's maps."""
     return np.asarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], number)[:, 0, ::-1])
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Matplotlib's, where that is installed: Pillow's has the letters of English only."""
-    found = find_spec("matplotlib")
-    if found is None or found.origin is None:
-        return ImageFont.load_default(_TEXT)
-    return ImageFont.truetype(Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", 0.85 * _TEXT)
-
-
-@cache
-def _legible(letter: str) -> str:
-    """The letter, or that without its accent, or a question mark, whichever the font has."""
-    for one in (letter, unicodedata.normalize("NFKD", letter)[0]):
-        if one.isprintable() and bytes(_font().getmask(one)) != bytes(_font().getmask("\uffff")):
-            return one
-    return "?"
-
-
-def _write_vectors(picture: Picture, path: Path) -> None:
-    """SVG or PDF: texts remain texts, photographs are pixels as in the PNG."""
-    suffix = path.suffix[1:]
-    check_format(suffix)
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    (width, height), point = picture.size, 72 / _DPI
-    settings = {
-        "svg.fonttype": "none", "svg.hashsalt": "geomatch", "pdf.fonttype": 42, "font.family": "DejaVu Sans",
-        "image.composite_image": False,
-    }  # fmt: skip
-    with style.context(["default", settings]), replacing(path) as temporary:
-        figure = Figure((width / _DPI, height / _DPI), _DPI)
-        axes = figure.add_axes((0, 0, 1, 1))
-        for photo, (x, y) in picture.photographs:
-            sides = x - 0.5, x + photo.shape[1] - 0.5, y + photo.shape[0] - 0.5, y - 0.5
-            axes.imshow(photo, extent=sides, interpolation="none", zorder=0)
-        for one in picture.strokes:
-            for way in one.paths:
-                axes.plot(
-                    *way.T, color=np.divide(one.colour, 255), linewidth=one.width * point, alpha=one.opacity,
-                    solid_capstyle="round",
-                )  # fmt: skip
-        for words in picture.words:
-            box = words.ground and {"facecolor": np.divide(words.ground, 255), "linewidth": 0, "pad": 2}
-            axes.text(
-                *words.place, words.text, color=np.divide(words.colour, 255), size=0.85 * _TEXT * point,
-                ha=words.anchor, va="center_baseline", bbox=box, parse_math=False,
-            )  # fmt: skip
-        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="auto")
-        axes.axis("off")
-        day = "Date" if suffix == "svg" else "CreationDate"
-        figure.savefig(temporary, format=suffix, metadata={day: None})

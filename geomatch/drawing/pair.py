@@ -10,63 +10,60 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.drawing.canvas import (
-    BLACK,
-    SIDE,
-    Picture,
-    Strokes,
-    arranged,
-    captioned,
-    colour_map,
-    legend,
-    photograph,
-)
+from geomatch.drawing import canvas
 from geomatch.estimators.two_view import transfer_errors
-from geomatch.geometry import resize_homography, resize_points, thinned, warp_points
+from geomatch.geometry import image_corners, resize_homography, resize_points, warp_points
 from geomatch.images import reduce_image
-from geomatch.rasters.warping import through
+from geomatch.keypoints.detector import spread
 from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose, TwoViewGeometry
 
 Style = Literal["checkerboard", "red-cyan", "blend", "quad"]
-STYLES: tuple[Style, ...] = ("checkerboard", "red-cyan", "blend", "quad")
 _MOST, _MOST_WRONG = 150, 50  # lines between inliers and others; more would hide the photographs
 _WIDEST = 3.6  # by the height: wider pairs stand one below the other
-_GREY, _FRAME = (225, 225, 225), (255, 190, 0)
-_ERRORS = colour_map(cv2.COLORMAP_VIRIDIS)[:50:-1]  # yellow, green, blue
+_GREY, _FRAME = (200, 200, 200), (255, 190, 0)
+_ERRORS = canvas.colour_map(cv2.COLORMAP_VIRIDIS)[:50:-1]  # yellow, green, blue
 
 
-def draw_matches(result: MatchResult) -> Picture:
-    """Both images, inliers coloured by their error, some other matches faded, and the counts below.
+def draw_matches(result: MatchResult) -> canvas.Picture:
+    """Both images, inliers coloured by their error, some other matches in grey, and the counts below.
 
-    Without a geometry all matches are grey, and the reason stands below. A relative pose has no errors in
-    pixels: its inliers have one colour.
+    Without a geometry all are grey, and the reason stands below. A relative pose has no errors in pixels: its
+    inliers have one colour.
     """
-    found, shown = result.geometry, [photograph(result.image0), photograph(result.image1)]
+    found, images = result.geometry, (result.image0, result.image1)
+    shown = [canvas.framed(canvas.photograph(image)) for image in images]
     wide = shown[0].size[0] + shown[1].size[0] > _WIDEST * max(one.size[1] for one in shown)
-    picture = arranged(shown, across=not wide)
-    places = [place for _, place in picture.photographs]
-    ends0 = resize_points(result.points0, result.image0.size, shown[0].size)
-    ends1 = resize_points(result.points1, result.image1.size, shown[1].size) + places[1]
-    paths = np.stack([ends0, ends1], axis=1)
+    pair = canvas.arranged(shown, across=not wide)
+    sides = zip((result.points0, result.points1), images, shown, pair.parts, strict=True)
+    ends = [resize_points(points, image.size, one.size) + place for points, image, one, (_, place) in sides]
+    paths = np.stack(ends, axis=1)
     inliers = found.inliers if found else np.zeros(len(paths), np.bool_)
-    right, wrong = np.flatnonzero(inliers), np.flatnonzero(~inliers)
-    right = right[thinned(ends0[right], _MOST)][::-1]  # the best are on top
-    wrong = wrong[thinned(ends0[wrong], _MOST_WRONG if found else _MOST)]
-    strokes = [Strokes(list(paths[wrong]), _GREY, 1, 0.6 if found else 1.0)]
-    colours, bar, errors = np.tile(_ERRORS[:1], (len(paths), 1)), None, _errors(result)
+    right, wrong = (_spread(ends[0], which) for which in (inliers, ~inliers))
+    lines = [canvas.Line(paths[index], _GREY, 1) for index in wrong[: _MOST_WRONG if found else _MOST]]
+    levels, legends, errors = np.zeros(len(paths)), [], _errors(result)
     if errors is not None:
         made = result.settings["estimator"] or result.settings["model"]
         limit = made.get("threshold") if isinstance(made, dict) else None
         limit = max(limit or errors[inliers].max(), 1e-9)
-        colours = _ERRORS[(np.clip(errors / limit, 0, 1) * (len(_ERRORS) - 1)).astype(int)]
-        bar = legend(_ERRORS, "0", "error of inliers", f"{limit:.3g} px")
-    for index in right:
-        red, green, blue = colours[index].tolist()
-        dots, colour = [end[None].repeat(2, axis=0) for end in paths[index]], (red, green, blue)
-        strokes += [Strokes([paths[index]], colour, 2), Strokes(dots, BLACK, 9), Strokes(dots, colour, 7)]
-    caption = _counts(result, errors, len(right) if found else len(wrong))
-    return captioned(replace(picture, strokes=tuple(strokes)), caption, bar)
+        levels = np.clip(errors / limit, 0, 1)
+        legends = [canvas.legend(_ERRORS, "0", "error of inliers", f"{limit:.3g} px")]
+    for index in right[::-1]:  # the best are on top
+        colour = tuple(_ERRORS[int(levels[index] * (len(_ERRORS) - 1))].tolist())
+        for end in paths[index]:
+            lines += [canvas.Line([end, end], canvas.BLACK, 9), canvas.Line([end, end], colour, 7)]
+        lines.append(canvas.Line(paths[index], colour, 2))
+    caption = _counts(result, errors, len(right) if found else len(lines))
+    return canvas.captioned(replace(pair, marks=tuple(lines)), caption, *legends)
+
+
+def _spread(points: NDArray[np.floating], which: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Indices of at most `_MOST` of these points (N, 2), the first ones that lie apart."""
+    chosen = np.flatnonzero(which)
+    if len(chosen) > _MOST:
+        area = np.prod(np.ptp(points[chosen], axis=0))
+        chosen = chosen[spread(points[chosen], max(1.0, float(np.sqrt(area / _MOST / 2))))]
+    return chosen[:_MOST]
 
 
 def _errors(result: MatchResult) -> NDArray[np.float64] | None:
@@ -98,13 +95,11 @@ def _counts(result: MatchResult, errors: NDArray[np.float64] | None, drawn: int)
 
 def model_of(result: MatchResult) -> str:
     """The name of the model that was found, or else asked for."""
-    if isinstance(result.geometry, HomographyEstimate):
-        return result.geometry.model
     asked = result.settings["model"]
-    return str(asked.get("name", asked["type"].lower()))
+    return str(getattr(result.geometry, "model", None) or asked.get("name", asked["type"].lower()))
 
 
-def draw_overlay(result: MatchResult, styles: Sequence[Style] = STYLES[:1]) -> Picture:
+def draw_overlay(result: MatchResult, styles: Sequence[Style] = ("checkerboard",)) -> canvas.Picture:
     """Image 0 warped onto image 1, with the outline of image 0; a panel for each style.
 
     - ``checkerboard``: squares of both in turn.
@@ -114,47 +109,27 @@ def draw_overlay(result: MatchResult, styles: Sequence[Style] = STYLES[:1]) -> P
 
     Raises ValueError for a result without homography.
     """
-    found = result.homography
+    found, image0, below = result.homography, result.image0, canvas.photograph(result.image1)
     if not found:
         raise ValueError(f"there is no homography: {found.reason}")
-    size0, shown = np.array(result.image0.size), photograph(result.image1)
-    matrix = resize_homography(result.image1.size, shown.size) @ found.matrix
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * size0 - 0.5
-    sides = [np.linspace(*ends, 1000) for ends in pairwise(corners)]
-    outline = through(matrix, shown.size)(np.concatenate(sides))
-    rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
-    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
-    places = through(np.linalg.inv(matrix), result.image0.size)(pixels)
-    inside = _inside(places, size0)[:, None]
-    extent = np.nan_to_num(np.ptp(outline, axis=0).max(), nan=SIDE)
-    small = reduce_image(result.image0, int(np.clip(extent, 8, SIDE)))  # else sampling would alias
-    sampled = resize_points(np.where(inside, places, 0), result.image0.size, small.size)
-    x, y = sampled.T.reshape(2, *rows.shape)
-    warped = cv2.remap(small.pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    below = shown.photographs[0][0]
-    above = np.where(inside.reshape(*rows.shape, 1), warped, below)
-    square = max(8, max(small.size) // 8)
-    odd = (rows // square + columns // square)[:, :, None] % 2 > 0
+    size = (below.shape[1], below.shape[0])
+    matrix = resize_homography(result.image1.size, size) @ found.matrix
+    corners = warp_points(matrix, image_corners(image0.size)[[0, 1, 2, 3, 0]]).clip(-1e6, 1e6)
+    extent = np.ptp(corners, axis=0).max()
+    small = reduce_image(image0, int(np.clip(extent, 8, canvas.SIDE)))  # else sampling would alias
+    above, warp = below.copy(), matrix @ resize_homography(small.size, image0.size)
+    cv2.warpPerspective(small.pixels, warp, size, above, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
+    rows, columns = np.indices((*below.shape[:2], 1))[:2] // max(8, max(small.size) // 8)
     grey0, grey1 = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (above, below))
     drawn = {
-        "checkerboard": np.where(odd, above, below), "red-cyan": np.dstack([grey0, grey1, grey1]),
-        "blend": cv2.addWeighted(above, 0.5, below, 0.5, 0), "quad": below,
+        "checkerboard": np.where((rows + columns) % 2, above, below), "quad": below,
+        "red-cyan": np.dstack([grey0, grey1, grey1]), "blend": cv2.addWeighted(above, 0.5, below, 0.5, 0),
     }  # fmt: skip
-    seen = _inside(outline, np.array(shown.size))
-    parts = np.split(outline, np.flatnonzero(~seen))  # each but the first begins outside
-    runs = [part[_inside(part, np.array(shown.size))] for part in parts if len(part) > 1]
-    strokes = Strokes(runs, BLACK, 6), Strokes(runs, _FRAME, 3)
-    panels = [Picture(shown.size, ((np.asarray(drawn[one], np.uint8), (0, 0)),), strokes) for one in styles]
-    rows_of_two = [arranged(panels[start : start + 2], across=True) for start in range(0, len(panels), 2)]
-    image0, image1 = (
-        f"image {n} ({Path(one.name).name})" for n, one in enumerate((result.image0, result.image1))
-    )
-    said = f"{image0} warped onto {image1} · {', '.join(styles)} · outline: the frame of image 0"
-    if set(styles) == {"quad"}:
-        said = f"the frame of {image0} in {image1}"
-    return captioned(arranged(rows_of_two, across=False), said)
-
-
-def _inside(points: NDArray[np.float64], size: NDArray[np.int_]) -> NDArray[np.bool_]:
-    """(N,) which points (N, 2) lie within an image of (width, height); not those that are NaN."""
-    return np.asarray((np.abs(points - (size - 1) / 2) <= size / 2).all(axis=1))
+    sides = [cv2.clipLine((0, 0, *size), *ends) for ends in pairwise(np.round(corners).astype(int).tolist())]
+    kinds = (canvas.BLACK, 6), (_FRAME, 3)
+    lines = [canvas.Line(ends, *kind) for kind in kinds for seen, *ends in sides if seen]
+    panels = [canvas.framed(drawn[style], *lines) for style in styles]
+    grid = [canvas.arranged(panels[start : start + 2], across=True) for start in range(0, len(panels), 2)]
+    names = [f"image {n} ({Path(image.name).name})" for n, image in enumerate((image0, result.image1))]
+    text = f"{' warped onto '.join(names)} · {', '.join(styles)} · outline: the frame of image 0"
+    return canvas.captioned(canvas.arranged(grid, across=False), text)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.drawing.canvas import FORMATS
-from geomatch.drawing.pair import STYLES, Style, draw_matches, draw_overlay, model_of
+from geomatch.drawing.pair import Style, draw_matches, draw_overlay, model_of
 from geomatch.files import make_folder, replacing, write_whole
 from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose
@@ -20,17 +20,12 @@ FILES = ("result.json", "matches.npz", *_PICTURES)
 
 
 def save_result(
-    result: MatchResult, folder: Path, styles: Sequence[Style] = STYLES[:1], suffix: str = "png"
+    result: MatchResult, folder: Path, styles: Sequence[Style] = ("checkerboard",), suffix: str = "png"
 ) -> list[Path]:
     """Write ``result.json``, ``matches.npz``, ``matches.png`` and, with a homography, ``overlay.png``.
 
-    Args:
-        result: what to write.
-        folder: where, made if need be; such pictures of an earlier result are removed.
-        styles: of the overlay, see `draw_overlay`.
-        suffix: the pictures' format, one of `FORMATS`.
-
-    The paths written are returned.
+    ``styles`` are those of `draw_overlay`, ``suffix`` is one of `FORMATS`. Such pictures of an earlier result
+    are removed. The paths written are returned.
     """
     make_folder(folder)
     written = [folder / "result.json", folder / "matches.npz", folder / f"matches.{suffix}"]

@@ -2,7 +2,6 @@
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,19 +12,9 @@ from numpy.typing import NDArray
 from geomatch.describers import DenseDescriber, traits_of
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transfer_points
-from geomatch.drawing.canvas import (
-    BLACK,
-    Picture,
-    Strokes,
-    Words,
-    arranged,
-    captioned,
-    colour_map,
-    legend,
-    photograph,
-)
+from geomatch.drawing import canvas
 from geomatch.geometry import resize_points
-from geomatch.images import Image
+from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.video.propagation import features_on
 
@@ -40,7 +29,7 @@ def show_points(
     targets: Sequence[Image],
     points: NDArray[np.floating],
     rule: Rule = "argmax",
-) -> tuple[list[Transferred], Picture]:
+) -> tuple[list[Transferred], canvas.Picture]:
     """Find points (N, 2) of image 0 in others: what was found, per target, and a picture.
 
     It has a row of `draw_transfer` per target, with the heat map where there is one point.
@@ -52,11 +41,11 @@ def show_points(
         found.append(transfer_points(map0, map1, points, metric, rule))
         heat = None
         if len(points) == 1:
-            shown = PixelFeatures(map1, metric, photograph(target).size)
+            shown = PixelFeatures(map1, metric, reduce_image(target, canvas.SIDE).size)
             sampled = map0.sample_tensor(map0.upload(points), metric)
             heat = shown.similarities(sampled)[0].float().cpu().numpy()
         rows.append(draw_transfer(image0, target, points, found[-1], heat))
-    return found, arranged(rows, across=False)
+    return found, canvas.arranged(rows, across=False)
 
 
 @isolated()
@@ -87,12 +76,12 @@ def draw_transfer(
     points: NDArray[np.floating],
     found: Transferred,
     heat: NDArray[np.float32] | None = None,
-) -> Picture:
+) -> canvas.Picture:
     """Image 0 beside image 1, a cross on each point (N, 2) and where it was found; several have numbers.
 
     ``heat`` are (h, w) similarities that cover image 1, drawn over it.
     """
-    left, right, bar = photograph(image0), photograph(image1), None
+    left, right, legends = canvas.photograph(image0), canvas.photograph(image1), []
     name0, name1 = (Path(image.name).name for image in (image0, image1))
     text = f"{len(points)} points of {name0} found in {name1}"
     if len(points) == 1:
@@ -101,37 +90,33 @@ def draw_transfer(
     if heat is not None:
         low, high = np.percentile(heat, 5), heat.max()
         level = np.clip((heat - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
-        colours = colour_map(cv2.COLORMAP_INFERNO)
-        level = np.asarray(cv2.resize(level, right.size, interpolation=cv2.INTER_CUBIC))
-        grey = cv2.cvtColor(right.photographs[0][0], cv2.COLOR_RGB2GRAY)
-        mixed = cv2.addWeighted(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), 0.4, colours[level], 0.6, 0)
-        right = Picture(right.size, ((np.asarray(mixed, np.uint8), (0, 0)),))
-        bar = legend(colours, f"{low:.2f}", "similarity", f"{high:.2f}")
+        colours = canvas.colour_map(cv2.COLORMAP_INFERNO)
+        heated = colours[np.asarray(cv2.resize(level, right.shape[1::-1]))]
+        grey = cv2.cvtColor(cv2.cvtColor(right, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        right = np.asarray(cv2.addWeighted(grey, 0.4, heated, 0.6, 0), np.uint8)
+        legends = [canvas.legend(colours, f"{low:.2f}", "similarity", f"{high:.2f}")]
     sides = [_marked(left, points, image0.size), _marked(right, found.points, image1.size)]
-    return captioned(arranged(sides, across=True), text, bar)
+    return canvas.captioned(canvas.arranged(sides, across=True), text, *legends)
 
 
-def draw_components(image: Image, feature_map: FeatureMap) -> Picture:
+def draw_components(image: Image, feature_map: FeatureMap) -> canvas.Picture:
     """The image beside the first three principal components of its features."""
-    small = photograph(image)
-    colours = cv2.resize(principal_components(feature_map), small.size, interpolation=cv2.INTER_CUBIC)
-    components = Picture(small.size, ((np.asarray(colours, np.uint8), (0, 0)),))
+    photo, values = canvas.photograph(image), principal_components(feature_map)
+    smooth = cv2.resize(values, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     text = f"{Path(image.name).name}, and the first three principal components of its features"
-    return captioned(arranged([small, components], across=True), text)
+    return canvas.captioned(canvas.arranged([canvas.framed(photo), canvas.framed(smooth)], across=True), text)
 
 
-def _marked(picture: Picture, points: NDArray[np.floating], size: tuple[int, int]) -> Picture:
-    """Crosses on points (N, 2) of an image of (width, height); several have colours, numbers and labels."""
-    strokes, words = [], []
-    cross = np.array([[[-13, 0], [13, 0]], [[0, -13], [0, 13]]])
-    for number, (x, y) in enumerate(resize_points(points, size, picture.size).tolist()):
-        colour = SINGLE
+def _marked(photo: NDArray[np.uint8], points: NDArray[np.floating], size: tuple[int, int]) -> canvas.Picture:
+    """Crosses on points (N, 2) of an image of (width, height); several have colours and numbers."""
+    marks: list[canvas.Line | canvas.Words] = []
+    height, width = photo.shape[:2]
+    for number, (x, y) in enumerate(resize_points(points, size, (width, height)).tolist()):
+        colour: canvas.Colour = SINGLE
         if len(points) > 1:  # round the circle of hues
-            red, green, blue = colorsys.hsv_to_rgb(number / len(points), 0.75, 1.0)
-            colour = round(255 * red), round(255 * green), round(255 * blue)
-            # to the right and above, or where there is room
-            place = x + (20 if (fits := x < picture.size[0] - 80) else -20), y + (-28 if y > 56 else 28)
-            words.append(Words(str(number + 1), place, BLACK, "left" if fits else "right", colour))
-        lines = [np.add(bar, (x, y)) for bar in cross]
-        strokes += [Strokes(lines, BLACK, 6), Strokes(lines, colour, 3)]
-    return replace(picture, strokes=tuple(strokes), words=tuple(words))
+            colour = tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number / len(points), 0.75, 1.0))
+            place = x + (-28 if x > width - 50 else 28), y + (28 if y < 50 else -28)  # where there is room
+            marks += [canvas.Line([place, place], colour, 40), canvas.Words(str(number + 1), place, "center")]
+        bars = [[(x - 13, y), (x + 13, y)], [(x, y - 13), (x, y + 13)]]
+        marks += [canvas.Line(bar, *kind) for kind in ((canvas.BLACK, 6), (colour, 3)) for bar in bars]
+    return canvas.framed(photo, *marks)

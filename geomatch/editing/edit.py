@@ -1,8 +1,6 @@
-"""A picture painted on one photograph, carried to others of the same thing.
+"""A picture painted on one photograph, carried to others of the same thing (Tang et al., NeurIPS 2023).
 
-The application of Tang et al. (NeurIPS 2023): points below the edit are found in the target by their
-features, a homography is estimated from them alone, and the edit is warped by it and blended in. What the
-photographs show need be plane, and the same, only below the edit.
+A homography is estimated from points below the edit alone: only there must photographs show the same plane.
 """
 
 from dataclasses import dataclass, replace
@@ -178,8 +176,6 @@ def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64]
         return prepared.places[order], moved.points[order]
     (there,) = pipeline.describe([target])
     matches = pipeline.matches_of(prepared.keypoints, there.features, there.describer)
-    both = (
-        own.keypoints.numpy(force=True).astype(np.float64) for own in (prepared.keypoints, there.features)
-    )
-    first, second = (points[rows] for points, rows in zip(both, matches.indices.T, strict=True))
+    sides = zip((prepared.keypoints, there.features), matches.indices.T, strict=True)
+    first, second = (own.keypoints.numpy(force=True)[rows].astype(np.float64) for own, rows in sides)
     return first, second

@@ -1,8 +1,4 @@
-"""What does the work: this machine's processes, or a Ray cluster. A stage of work does not know which.
-
-A stage is a `Task`, a pure function from blocks of items to results that are cached in a store
-under the checksum of all that decides them; an engine only schedules blocks.
-"""
+"""What does the work, this machine's processes or a Ray cluster; a `Task` does not know which."""
 
 from geomatch.engine.context import RunContext as RunContext
 from geomatch.engine.context import create_engine as create_engine

@@ -66,10 +66,8 @@ def create_engine(
         name: ``local`` or ``ray``.
         workers: how many; None takes one per core, of a cluster as many as it has room for.
         ray_address: address of the Ray cluster; None takes ``RAY_ADDRESS``, and without it starts Ray here.
-        cpus_per_worker: cores that a Ray worker reserves; large networks compute on all of them, everything
-            else on one. None takes 1.
-        gpus_per_worker: GPUs, or a part of one, of a Ray worker with a network; None takes 1 where the
-            cluster has any.
+        cpus_per_worker: cores that a Ray worker reserves, by default 1; only large networks use several.
+        gpus_per_worker: GPUs, or a part of one, of a Ray worker with a network; None: 1, if there is one.
 
     Raises MissingDependencyError without Ray, ValueError for an unknown engine, or options of another one.
     """

@@ -26,8 +26,7 @@ class LocalEngine:
     """Processes of this machine; a single one is this process itself."""
 
     count: int | None = None
-    """How many; None takes one per core. Large networks, and networks on an accelerator, work in this process
-    unless a number is given."""
+    """How many; None takes one per core, and this process for large networks and those on an accelerator."""
     _pool: WorkerPool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, 
 from geomatch.errors import GeomatchError, StoreError
 from geomatch.progress import progress_bar
 
+_log = logging.getLogger(__name__)
 TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
@@ -32,6 +34,7 @@ class Work:
         The bar is called ``what``, counts items by the word ``unit``, and begins at ``done``. Raises
         `StoreError` when the store fails again and again, `GeomatchError` when no worker can begin.
         """
+        _log.debug("%s: %d there, %d to do", what, done, sum(map(len, blocks)))
         if not blocks:
             return
         todo = blocks

@@ -44,10 +44,7 @@ class StreamTask(Generic[Item, Result]):
         return lambda block: self._written(self._made([self._prepared(item) for item in block]))
 
     def stream(self, blocks: Sequence[Sequence[Item]]) -> Answers:
-        """Try every block of the started task once, in order; threads read what follows, and write.
-
-        What the network has made is written, whatever ends the stream; no thread outlives it.
-        """
+        """Try every block once, in order; threads read what follows, and write. None of them outlives it."""
         writing: deque[Future[Sequence[Any] | FailedBlock]] = deque()
         items = (item for block in blocks for item in block)
         with (

@@ -13,15 +13,11 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class Task(Protocol[_Item, _Result]):
-    """A stage of work. It is pickled and sent; equal tasks on equal items write equal bytes.
-
-    A block may be done twice, or half and then whole.
-    """
+    """A stage of work, pickled and sent. A block may be done twice; equal items must give equal bytes."""
 
     @property
     def need(self) -> Need:
         """What the worker should have."""
-        ...
 
     def start(self) -> Callable[[Sequence[_Item]], Sequence["_Result | FailedItem"]]:
         """Load models, once per worker; return the function that does a block.
@@ -29,7 +25,6 @@ class Task(Protocol[_Item, _Result]):
         Its results are in the order of the items; an item that cannot be done, such as a damaged image, is a
         `FailedItem`. Exceptions are for what another try may mend.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,15 +69,12 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """Number of blocks in work at a time, about."""
-        ...
 
     def device(self, name: str) -> str:
         """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``."""
-        ...
 
     def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
         """Try every block once."""
-        ...
 
     def __enter__(self) -> "Engine": ...
 

@@ -16,23 +16,14 @@ Rules:
   pages.
 """
 
-from geomatch.images.image import Image as Image
-from geomatch.images.image import reduce_image as reduce_image
-from geomatch.images.image import write_png as write_png
-from geomatch.images.loading import ImageLike as ImageLike
-from geomatch.images.loading import load_image as load_image
-from geomatch.images.loading import name_of as name_of
-from geomatch.images.loading import open_image as open_image
-from geomatch.images.loading import raw_size as raw_size
-from geomatch.images.loading import stream_images as stream_images
-from geomatch.images.opening import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from geomatch.images.opening import MAX_PIXELS as MAX_PIXELS
-from geomatch.images.opening import check_image_file as check_image_file
-from geomatch.images.source import NO_MASKS as NO_MASKS
-from geomatch.images.source import READING as READING
-from geomatch.images.source import ImageFile as ImageFile
-from geomatch.images.source import Masks as Masks
-from geomatch.images.source import Reading as Reading
-from geomatch.images.values import CONVERSION as CONVERSION
-from geomatch.images.values import Conversion as Conversion
-from geomatch.images.values import Stretch as Stretch
+from geomatch.images.image import Image, reduce_image, write_png
+from geomatch.images.loading import ImageLike, load_image, name_of, open_image, raw_size, stream_images
+from geomatch.images.opening import IMAGE_SUFFIXES, MAX_PIXELS, check_image_file
+from geomatch.images.source import NO_MASKS, READING, ImageFile, Masks, Reading
+from geomatch.images.values import CONVERSION, Conversion, Stretch
+
+__all__ = [
+    "CONVERSION", "IMAGE_SUFFIXES", "MAX_PIXELS", "NO_MASKS", "READING", "Conversion", "Image", "ImageFile",
+    "ImageLike", "Masks", "Reading", "Stretch", "check_image_file", "load_image", "name_of", "open_image",
+    "raw_size", "reduce_image", "stream_images", "write_png",
+]  # fmt: skip

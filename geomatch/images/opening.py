@@ -80,7 +80,7 @@ def open_picture(file: IO[bytes], name: str) -> PILImage.Image:
     kind = format_of(file.read(_START))
     file.seek(0)
     if not kind:
-        raise ImageError(f"{name}: not an image in a known format")
+        raise ImageError(f"{name}: not an image in a known format; convert it to PNG, JPEG or TIFF")
     if kind != "HEIF":
         try:  # with a name Pillow maps grey pixels of a TIFF into memory, by the wrong size if it is turned
             return PILImage.OPEN[kind][0](file, "" if kind == "TIFF" else name)

@@ -65,10 +65,8 @@ class Masks:
             return None
         own = self.folder / name.lstrip("/")
         tried = (own.with_name(own.name + ".png"), own.with_suffix(".png"), own)
-        return next(
-            (path for path in tried if path.is_file() and not (image and image.resolve() == path.resolve())),
-            None,
-        )
+        image = image and image.resolve()
+        return next((path for path in tried if path.is_file() and path.resolve() != image), None)
 
     def check(self, names: Sequence[str], folder: Path = Path()) -> None:
         """Raise ImageError when there is a mask of none of these images, which lie in ``folder``."""

@@ -7,7 +7,7 @@ which knows LZW where tifffile needs a further package. Codes are those of TIFF 
 import io
 import struct
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -142,10 +142,7 @@ def read_page(
     window: Window | None = None,
     kept: Segments | None = None,
 ) -> Values:
-    """Read the chosen bands; without a choice the colours that the file declares, and its opacity.
-
-    ``all`` are those that are not opacity. Of a ``window`` only the strips and tiles it touches are read.
-    """
+    """Read bands of a window: those chosen, all but opacity, or the file's colours with its opacity."""
     tags, count = page.tags, page.tags.samplesperpixel
     if window is None:
         check_size(*page.size, name)
@@ -185,11 +182,8 @@ def _read(
     columns, rows = -(-width // across), -(-height // down)
     if columns * across * rows * down > 2 * max(MAX_PIXELS, width * height):
         raise ValueError("tiles much larger than the image")
-    touched = [
-        (row, column)
-        for row in range(top // down, -(-(top + high) // down))
-        for column in range(left // across, -(-(left + wide) // across))
-    ]
+    lines = range(top // down, -(-(top + high) // down))
+    touched = list(product(lines, range(left // across, -(-(left + wide) // across))))
     if len(touched) > _MOST_SEGMENTS:
         raise ValueError(f"{len(touched)} strips or tiles")
     planes = samples if tags.planarconfig == 2 else 1
@@ -201,9 +195,7 @@ def _read(
     line = -(-across * (samples // planes) * int(tags.bitspersample) // 8)  # bytes of a row
     for plane in range(planes):
         # places in the array, and the samples of a segment that go there
-        pairs = [
-            (n, band if planes == 1 else 0) for n, band in enumerate(bands) if planes == 1 or band == plane
-        ]
+        pairs = [(n, band * (planes == 1)) for n, band in enumerate(bands) if planes == 1 or band == plane]
         for row, column in touched if pairs else ():
             y, x, number = row * down, column * across, (plane * rows + row) * columns + column
             first, last = 0, down if tags.is_tiled else min(down, height - y)

@@ -82,10 +82,7 @@ def opacity(alpha: NDArray[Any]) -> NDArray[np.float32]:
 def to_pixels(
     values: Values, stretch: Stretch, name: str, limits: tuple[float, float] | None = None
 ) -> tuple[NDArray[np.uint8], str]:
-    """(H, W, 3) RGB, and what was done in words.
-
-    The ``limits`` between which values are scaled are given for a part of an image, which may have no value.
-    """
+    """(H, W, 3) RGB, and what was done in words; parts of an image have ``limits``, and perhaps no value."""
     array, notes = values.array, [values.note] if values.note else []
     if not array.size:
         raise ImageError(f"{name}: the image has no pixels")

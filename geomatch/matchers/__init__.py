@@ -24,7 +24,6 @@ class Matcher(Protocol):
 
     def match(self, features0: Features, features1: Features) -> Matches:
         """Matches, best first."""
-        ...
 
 
 def create_matcher(matcher: str | Matcher | None, device: str = "auto") -> Matcher | None:

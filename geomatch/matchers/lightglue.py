@@ -69,10 +69,7 @@ class LightGlueMatcher:
 
     @isolated()
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first; their similarity is LightGlue's confidence, 0 to 1.
-
-        Raises ValueError for features of another detector, as far as their descriptors' length tells.
-        """
+        """Matches, best first, with LightGlue's confidence, 0 to 1; ValueError for other features."""
         found = self.network({"image0": self._input(features0), "image1": self._input(features1)})
         scores = found["scores"][0].float().numpy(force=True)
         order = np.argsort(-scores, kind="stable")
@@ -87,7 +84,7 @@ class LightGlueMatcher:
         arrays: dict[str, Any] = {"keypoints": points, "descriptors": rows}
         if self.network.conf.add_scale_ori:
             if features.scales is None or features.orientations is None:
-                raise ValueError("LightGlue for SIFT needs scale and orientation")
+                raise ValueError("LightGlue for SIFT needs scale and orientation: detect with sift")
             arrays |= {"scales": features.scales, "oris": features.orientations}
         device = device_of(self.network)
         tensors = {name: torch.tensor(array, device=device)[None] for name, array in arrays.items()}

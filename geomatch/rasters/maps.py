@@ -29,10 +29,7 @@ class Georeference:
 
 
 def georeference_of(raster: Raster) -> Georeference | None:
-    """Where the pixels of a GeoTIFF lie, in the raster's orientation; None for another image.
-
-    Raises `MissingDependencyError` without rasterio, which is asked for a GeoTIFF only.
-    """
+    """Where the pixels of a GeoTIFF lie, turned as the raster is; None for others, which need no rasterio."""
     if not raster.on_map:
         return None
     rasterio = require("rasterio", "geo", "a GeoTIFF as a map")

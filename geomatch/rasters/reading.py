@@ -100,10 +100,7 @@ class Raster:
         return self._image(values, conversion)
 
     def overview(self, max_side: int, conversion: Conversion = CONVERSION) -> Image:
-        """The whole as `load_image` and `reduce_image` would make it, by area averaging.
-
-        Of the copies in a cloud-optimised GeoTIFF that one is averaged which is the smallest still larger.
-        """
+        """The whole as `load_image` and `reduce_image` make it, of the smallest copy still larger."""
         if conversion not in self._limits and self._level(max_side) is not self._level(SAMPLES):
             self._reduced(SAMPLES, conversion)
         return self._image(self._turned(self._reduced(max_side, conversion)), conversion)

@@ -47,9 +47,7 @@ def write_raster(
     """
     dtype, suffix = np.dtype(dtype), Path(path).suffix.lower()
     if suffix == ".png" and (suffix_for(dtype, bands, size) != ".png" or georeference is not None):
-        what = (
-            f"{size[0]} x {size[1]} x {bands} values of {dtype}" if georeference is None else "georeference"
-        )
+        what = "georeference" if georeference else f"{size[0]} x {size[1]} x {bands} values of {dtype}"
         raise GeomatchError(f"{path}: PNG holds no {what}; name the file .tif")
     if suffix not in (".png", ".tif", ".tiff"):
         raise GeomatchError(f"{path}: pictures at full depth are written as .png or .tif")

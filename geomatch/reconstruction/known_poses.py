@@ -15,10 +15,7 @@ from geomatch.reconstruction.transforms import read_transforms
 
 
 def read_poses(path: Path, images: Path) -> Any:
-    """Read a COLMAP model, or ``transforms.json``, as a ``pycolmap.Reconstruction`` without points.
-
-    Raises GeomatchError when there is no model, or no image in it has a pose.
-    """
+    """Read a COLMAP model or ``transforms.json`` without points; GeomatchError when no image has a pose."""
     if path.suffix == ".json":
         return read_transforms(path, images)
     model = read_model(path)
@@ -49,10 +46,8 @@ def in_database(path: Path, known: Any, exact: bool) -> Any:
     images of one camera there have several in the model, or other sizes; and, if ``exact``, when poses
     differ from those that the rigs of the database give.
     """
-    model, posed = (
-        pycolmap().Reconstruction(),
-        {one.name: one for one in known.images.values() if one.has_pose},
-    )
+    model = pycolmap().Reconstruction()
+    posed = {one.name: one for one in known.images.values() if one.has_pose}
     with database(str(path)) as opened:
         images = {image.image_id: image for image in opened.read_all_images()}
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
@@ -90,9 +85,7 @@ def in_database(path: Path, known: Any, exact: bool) -> Any:
         if image.name in posed:
             pose, own = (one.cam_from_world().matrix() for one in (image, posed[image.name]))
             if not np.allclose(pose, own, rtol=1e-6, atol=1e-6):
-                raise GeomatchError(
-                    f"{image.name}: its pose is not where its rig has it: leave out --fix-poses"
-                )
+                raise GeomatchError(f"{image.name}: its pose is not its rig's: leave out --fix-poses")
     return model
 
 

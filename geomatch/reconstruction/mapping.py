@@ -59,9 +59,7 @@ class Mapping:
         if self.mapper == "triangulation" and self.start is None:
             raise ValueError("triangulation needs a model with poses to start from")
         if self.mapper == "global" and self.start is not None:
-            raise ValueError(
-                "global mapping starts from nothing: a model is extended by the incremental mapper"
-            )
+            raise ValueError("global mapping starts from nothing: the incremental mapper extends a model")
         if self.positions and self.mapper != "incremental":
             raise ValueError(f"{self.mapper} mapping uses no positions: the incremental mapper does")
         if self.positions and self.start is not None:

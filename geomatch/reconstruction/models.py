@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from geomatch.cameras import pycolmap
-from geomatch.errors import GeomatchError, first_line
+from geomatch.errors import GeomatchError, reading
 
 _PARTS = ("cameras", "images", "points3D")
 
@@ -27,10 +27,7 @@ class ModelSummary:
 
 
 def find_model(path: Path) -> Path:
-    """The folder of a model: ``path`` itself, or its ``sparse/0``, ``sparse`` or ``0``.
-
-    Raises GeomatchError when none of them holds ``cameras``, ``images`` and ``points3D``, binary or text.
-    """
+    """The folder of a model: ``path``, its ``sparse/0``, ``sparse`` or ``0``; GeomatchError without one."""
     for folder in (path, path / "sparse" / "0", path / "sparse", path / "0"):
         if any(all((folder / f"{part}{end}").is_file() for part in _PARTS) for end in (".bin", ".txt")):
             return folder
@@ -39,15 +36,10 @@ def find_model(path: Path) -> Path:
 
 
 def read_model(path: Path) -> Any:
-    """Read the ``pycolmap.Reconstruction`` of `find_model`.
-
-    Raises GeomatchError when there is no model, or it cannot be read.
-    """
+    """Read the ``pycolmap.Reconstruction`` of `find_model`; raises GeomatchError when it cannot be read."""
     folder = find_model(path)
-    try:
+    with reading(folder, "model of COLMAP"):
         return pycolmap().Reconstruction(str(folder))
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise GeomatchError(f"{folder}: this is no COLMAP model ({first_line(error)})") from error
 
 
 def merit(model: Any) -> tuple[int, int]:

@@ -72,13 +72,9 @@ def write_undistorted(model: Any, images: Path, folder: Path, progress: bool) ->
         for image in sorted(placed, key=lambda one: str(one.name)):
             (width, height), camera = raw_size(images / image.name), image.camera
             if (width, height) != (camera.width, camera.height) or not camera.focal_length_idxs():
-                lens = f"{camera.model.name}, {camera.width}x{camera.height}"  # COLMAP aborts or copies
-                text = (
-                    f"{images / image.name} ({width}x{height}) cannot be undistorted by its camera ({lens})"
-                )
-                raise GeomatchError(
-                    f"{text}: photographs that the model was made of are needed, no panoramas"
-                )
+                lens = f"camera ({camera.model.name}, {camera.width}x{camera.height})"  # COLMAP aborts
+                text = f"{images / image.name} ({width}x{height}) cannot be undistorted by its {lens}"
+                raise GeomatchError(f"{text}: the photographs of the model are needed, no panoramas")
             name = re.sub("[^ -~]", lambda one: f"%{ord(one[0]):X}", image.name.replace("/", "_"))
             while name in names:
                 name = f"_{name}"

@@ -9,10 +9,7 @@ from geomatch.errors import GeomatchError, first_line, reading
 
 
 def read_rigs(path: Path) -> list[Any]:
-    """Read ``rig_config.json`` (COLMAP's documentation, "Rig Support") as pycolmap's configurations.
-
-    Raises GeomatchError when it cannot be read or has no rig.
-    """
+    """Read COLMAP's ``rig_config.json`` as pycolmap's configurations; GeomatchError without a rig."""
     with reading(path, "rig configuration of COLMAP"):
         path.open().close()
         try:
@@ -27,8 +24,7 @@ def read_rigs(path: Path) -> list[Any]:
 def apply_rigs(path: Path, rigs: list[Any], model: Any = None) -> None:
     """Make the database's images frames of rigs; ``model`` gives places in the rig where there are none.
 
-    Raises GeomatchError when no image has a camera's prefix, those of a prefix have several cameras, or those
-    of two prefixes one.
+    Raises GeomatchError unless the images of each camera's prefix, one at least, have a camera of their own.
     """
     with database(str(path)) as opened:
         prefix_of = dict[int, str]()

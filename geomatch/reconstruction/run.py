@@ -100,11 +100,7 @@ def reconstruct(
                 )  # fmt: skip
                 source = found.correspondences
         with clocked(seconds, "database"):
-            writing: dict[str, Any] = {
-                "verification": mapping.verification,
-                "seed": mapping.seed,
-                "context": run,
-            }
+            writing = dict[str, Any](verification=mapping.verification, seed=mapping.seed, context=run)
             if isinstance(source, Path):
                 report = copy_database(source, database, images, **writing)
                 if mapping.refine and report.images in report.skipped.values():

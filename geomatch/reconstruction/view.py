@@ -1,20 +1,15 @@
 """A sparse model as one page of HTML that needs nothing else."""
 
-import base64
-import html
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.files import write_whole
+from geomatch.files import as_base64, fill_page
 
 _SEED = 0
 _VIEW = {"fov": 50.0, "yaw": -25.0, "pitch": 22.0, "frustum": 0.09}
@@ -72,32 +67,23 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
     count = len(model.points)
     chosen = np.sort(np.random.default_rng(_SEED).choice(count, min(count, max_points), replace=False))
     centre, radius = _first_view(model)
+
+    def known(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
     content = {
         "names": list(model.names), "sizes": model.image_sizes.tolist(),
         "focals": model.focal_lengths.tolist(), "counts": model.num_points.tolist(),
-        "errors": [value if math.isfinite(value) else None for value in model.errors.tolist()],
+        "errors": [known(value) for value in model.errors.tolist()],
         "centres": model.centres.tolist(), "rotations": model.rotations.reshape(-1, 9).tolist(),
-        "points": _encode(model.points[chosen], "<f4"), "colours": _encode(model.colours[chosen], "u1"),
-        "tracks": _encode(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
-        "pointErrors": _encode(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
+        "points": as_base64(model.points[chosen], "<f4"), "colours": as_base64(model.colours[chosen], "u1"),
+        "tracks": as_base64(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
+        "pointErrors": as_base64(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
         "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(), "view": _VIEW,
+        "title": title, "total": count, "track": known(_mean(model.track_lengths)),
+        "error": known(_mean(model.point_errors)),
     }  # fmt: skip
-    drawn = f"{len(chosen):,} of {count:,} points are drawn, chosen at random; the figures count all. "
-    listed = zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
-    rows = [
-        f'<tr data-i="{row}"><td><button><bdi>{html.escape(name)}</bdi></button></td>'
-        f"<td>{points:,}</td><td>{_number(error)}</td></tr>"
-        for row, (name, points, error) in enumerate(listed)
-    ]
-    values = {
-        "title": html.escape(title), "images": f"{len(model.names):,}", "points": f"{count:,}",
-        "track": _number(_mean(model.track_lengths)), "error": _number(_mean(model.point_errors)),
-        "drawn": drawn if len(chosen) < count else "", "rows": "\n".join(rows),
-        "data": json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    }  # fmt: skip
-    template = files("geomatch.reconstruction").joinpath("view.html").read_text(encoding="utf-8")
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
-    write_whole(path, page.encode(errors="replace"))
+    fill_page(path, "geomatch.reconstruction", "view.html", content)
 
 
 def title_of(images: Path) -> str:
@@ -123,14 +109,6 @@ def _rows(values: Sequence[Any], columns: int) -> NDArray[np.float64]:
 def _mean(values: NDArray[Any]) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else math.nan
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "-"
-
-
-def _encode(values: NDArray[Any], kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode("ascii")
 
 
 def _first_view(model: SparseModel) -> tuple[NDArray[np.float64], float]:

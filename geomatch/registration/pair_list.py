@@ -31,10 +31,9 @@ _HELD = 2  # images in memory: a reference, and what is compared with it
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Two names per line, separated by a space, or by a tab when names have spaces.
+    """Two names per line, separated by a space, or a tab when names have spaces; else `GeomatchError`.
 
-    What follows them on a line and lines that begin with ``#`` are ignored, as in lists of hloc and of
-    benchmarks. Raises `GeomatchError`, naming the line, for other content.
+    What follows them on a line and lines that begin with ``#`` are ignored, as in lists of hloc.
     """
     pairs = []
     for number, line, names in read_list(path):

@@ -159,10 +159,7 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
 def named_files(
     given: Sequence[str | PathLike[str]], out: Path, masks: Masks = NO_MASKS
 ) -> tuple[Path, list[str]]:
-    """The folder that all files share, and their paths below it; folders give their images.
-
-    Hidden files, masks, results of an earlier run in ``out`` and files named twice are left out.
-    """
+    """The folder that all files share, and their paths below it, without masks, hidden and earlier files."""
     made = (out / PICTURES, out / PREVIEWS, masks.folder)
     left_out = {Path(os.path.abspath(place)) for place in made if place}
     found: dict[Path, None] = {}
@@ -177,7 +174,9 @@ def named_files(
     unique = {path.resolve(): path for path in reversed(found)}
     files = [path for path in found if unique[path.resolve()] is path]
     if not files:
-        raise GeomatchError(f"no images in {', '.join(map(str, given))}")
+        raise GeomatchError(
+            f"no images in {', '.join(map(str, given))}: give files, or a folder that has images"
+        )
     folder = Path(os.path.commonpath([path.parent for path in files]))
     return folder, [path.relative_to(folder).as_posix() for path in files]
 
@@ -185,8 +184,7 @@ def named_files(
 def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     """What the results of each pair are called: as its image, with the reference's name if there are several.
 
-    The suffix stays where two names would be one without it. All are UTF-8, lie below the folder of results
-    wherever the images do, and differ.
+    The suffix stays where names would be one without. All differ, are UTF-8, and lie below the results.
     """
     several, named = len({first for first, _ in pairs}) > 1, {}
     for pair in pairs:

@@ -1,7 +1,4 @@
-"""One transform for each of many images, from links between any two of them.
-
-A chain of neighbours drifts. Links that jump pull the drift out when all are fitted at once.
-"""
+"""One transform for each of many images, by links between any two: a chain of neighbours would drift."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +10,10 @@ from numpy.typing import NDArray
 
 from geomatch.errors import require
 from geomatch.estimators.planes import PLANES
-from geomatch.geometry import image_corners, thinned, warp_points
+from geomatch.geometry import image_corners, warp_points
 
 Matrix = NDArray[np.float64]
+Places = dict[int, Matrix]  # by image
 _POINTS = 100  # of a link; more cost time and tell little
 _SCALE = 1.0  # pixels from which on a difference counts linearly
 _WRONG, _LEAST = 5.0, 3.0  # a link contradicts the rest if off by so many times the usual, and pixels
@@ -95,13 +93,17 @@ def adjust(
 
 
 def _thinned(link: Link) -> Link:
-    """At most so many points, spread over the image."""
-    points, partners = (np.asarray(side, np.float64) for side in (link.points_i, link.points_j))
-    chosen = thinned(points, _POINTS)
-    return replace(link, points_i=points[chosen], points_j=partners[chosen])
+    """At most so many points, spread over the image: from each cell of a grid in turn."""
+    points = np.asarray(link.points_i, np.float64)
+    low, extent = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-9)
+    cells = np.minimum((points - low) / extent * 10, 9).astype(int) @ (10, 1)
+    order = np.argsort(cells, kind="stable")
+    starts = np.searchsorted(cells[order], cells[order])
+    chosen = order[np.argsort(np.arange(len(order)) - starts, kind="stable")[:_POINTS]]
+    return replace(link, points_i=points[chosen], points_j=np.asarray(link.points_j, np.float64)[chosen])
 
 
-def _chained(links: Sequence[Link], reference: int) -> dict[int, Matrix]:
+def _chained(links: Sequence[Link], reference: int) -> Places:
     """Matrices to the reference; next always along the link with most points."""
     places, left = {reference: np.eye(3)}, sorted(links, key=lambda link: -len(link.points_i))
     while link := next((k for k in left if (k.i in places) != (k.j in places)), None):
@@ -121,9 +123,7 @@ def _motions(model: str, values: Matrix) -> Matrix:
     return made
 
 
-def _fitted(
-    places: dict[int, Matrix], links: Sequence[Link], model: str, reference: int
-) -> dict[int, Matrix]:
+def _fitted(places: Places, links: Sequence[Link], model: str, reference: int) -> Places:
     optimize: Any = require("scipy.optimize", "register", "the adjustment of a sequence")
     sparse: Any = require("scipy.sparse", "register", "the adjustment of a sequence")
     free = [i for i in places if i != reference]
@@ -151,13 +151,12 @@ def _fitted(
     touched = np.zeros((len(links), len(order)), bool)
     touched[np.arange(len(links)), first] = touched[np.arange(len(links)), second] = True
     pattern = sparse.csr_matrix(np.repeat(touched[:, 1:], count, axis=1))[np.repeat(owner, 2)]
-    found = optimize.least_squares(
-        differences, np.zeros(count * len(free)), loss="soft_l1", f_scale=_SCALE, jac_sparsity=pattern
-    )
+    start, loss = np.zeros(count * len(free)), {"loss": "soft_l1", "f_scale": _SCALE}
+    found = optimize.least_squares(differences, start, jac_sparsity=pattern, **loss)
     return {i: matrix / matrix[2, 2] for i, matrix in zip(order, placed(found.x), strict=True)}
 
 
-def _error(link: Link, places: dict[int, Matrix]) -> float:
+def _error(link: Link, places: Places) -> float:
     """Median difference in pixels of image j."""
     between = np.linalg.inv(places[link.j]) @ places[link.i]
     return float(np.median(np.linalg.norm(warp_points(between, link.points_i) - link.points_j, axis=1)))

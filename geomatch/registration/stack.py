@@ -40,15 +40,13 @@ def register_sequence(
     Images, in natural order of their names, are matched with the one before, then with others on which they
     lie; one adjustment of all (`geomatch.registration.sequence.adjust`) keeps errors from adding up.
     Arguments, files and errors are those of `geomatch.register`; a union canvas has room for all images.
-    Matches, inliers and score of an image are those of its best link.
-
-    Raises `MissingDependencyError` without the extra ``register``.
+    Matches, inliers and score of an image are those of its best link. It needs the extra ``register``.
     """
     images = [images] if isinstance(images, str | PathLike) else images
     folder, files = named_files(images, Path(out), reading.masks)
     names = natural_order(files)
     if len(names) < 2:
-        raise GeomatchError("a sequence needs two images at least")
+        raise GeomatchError(f"a sequence needs two images at least, got {len(names)}")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)
@@ -57,9 +55,8 @@ def register_sequence(
     links, lines = list[Link](), list[dict[str, Any]]()
     for _ in range(_ROUNDS):
         known, pairs = len(lines), [(names[i], names[j]) for i, j in tried]
-        for pair, line in zip(
-            tried[known:], islice(match_list(pairs, folder, *told), known, None), strict=True
-        ):
+        made = islice(match_list(pairs, folder, *told), known, None)
+        for pair, line in zip(tried[known:], made, strict=True):
             if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE):
                 links.append(_link(*pair, line))
             sizes |= {own: tuple(line[f"size{side}"]) for side, own in enumerate(pair) if "size0" in line}
@@ -82,10 +79,7 @@ def register_sequence(
 def _further(
     found: Sequence[Matrix | None], sizes: Sequence[tuple[int, int]], tried: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Links to try next: jumps among images that overlap, about those that have no place, and across.
-
-    Images that do not overlap are not tried: that takes longest.
-    """
+    """Links to try next: jumps among images that overlap, about those that have no place, and across."""
     near, known = dict.fromkeys(closures(found, sizes, tried)), set(tried)
     lost = {i for i, matrix in enumerate(found) if matrix is None}
     jumps = [

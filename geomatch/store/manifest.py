@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Any, get_origin, get_type_hints
+from typing import Any, Self, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,7 @@ SCHEMA = 4
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Manifest:
-    """One run: the same command on the same images has the same manifest, whenever it is given.
-
-    It does not say what is done: that is what the store holds of the keys.
-    """
+    """One run, the same when its command is given again on the same images; the store says what is done."""
 
     program: str  # ``collection``, or the name of an evaluation
     source: str  # the folder of the data
@@ -38,9 +35,7 @@ class Manifest:
     complete: bool = False  # true if the run came to its end; if nothing failed all is there
 
     @classmethod
-    def start(
-        cls, store: Store, program: str, source: str, settings: dict[str, Any], content: str
-    ) -> "Manifest":
+    def start(cls, store: Store, program: str, source: str, settings: dict[str, Any], content: str) -> Self:
         """The manifest of a run that begins, or goes on: what it needs stays, so that it is not pruned."""
         new = cls(program, source, settings, content, datetime.now(UTC).isoformat(timespec="seconds"))
         try:
@@ -62,7 +57,7 @@ class Manifest:
         return new
 
     @classmethod
-    def load(cls, store: Store, key: str) -> "Manifest":
+    def load(cls, store: Store, key: str) -> Self:
         """Read a run's manifest; raises `KeyError`, or `DamagedError`, also for one of another version."""
         label = store.label(KIND, key)
         arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"))

@@ -100,10 +100,7 @@ class Store:
         pack: Callable[[Value], bytes],
         unpack: Callable[[bytes, str], Value],
     ) -> list[Value]:
-        """The objects of the keys, read, or made and written where they are missing or damaged.
-
-        ``make`` is called once at most, with the places of the missing keys, and gives their objects.
-        """
+        """The objects of the keys, read, or made by one call of ``make`` with the missing ones' places."""
         found = {key: self.found(kind, key, unpack) for key in dict.fromkeys(keys)}
         objects = {key: value for key, value in found.items() if value is not None}
         missing = [key for key in found if key not in objects]

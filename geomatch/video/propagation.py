@@ -82,10 +82,8 @@ class LabelPropagator:
         """Labels (L, a, b) of a rectangle of cells whose first is at (top, left)."""
         (rows, columns), radius, device = queries.shape[1:], self.config.radius, queries.device
         above, before = max(0, top - radius), max(0, left - radius)
-        keys, values = (
-            part[:, :, above : top + rows + radius, before : left + columns + radius]
-            for part in (keys, values)
-        )
+        down, across = slice(above, top + rows + radius), slice(before, left + columns + radius)
+        keys, values = keys[:, :, down, across], values[:, :, down, across]
         count = rows * columns
         found = queries.flatten(1).T @ keys.flatten(2)  # context frame, query, key
         off_y = _too_far(top, rows, above, keys.shape[2], radius, device)

@@ -1,8 +1,4 @@
-"""Points or a mask of a video's first frame tracked through it by the similarity of DIFT features.
-
-The labels go from frame to frame as in `geomatch.video.propagation`; this module makes labels of points and
-masks, reads the tracks from them, and caches them so that an interrupted run resumes.
-"""
+"""Points or a mask of a video's first frame tracked through it; frames are cached, so that runs go on."""
 
 import hashlib
 from collections import deque
@@ -51,8 +47,7 @@ class TrackedPoints:
     points: NDArray[np.float64]
     """(N, 2) pixels of the frame; NaN where a point is lost."""
     confidence: NDArray[np.float32]
-    """(N,) in [0, 1]: the sum of the point's label map around its maximum, as a share of the first frame's;
-    0 where the point is lost."""
+    """(N,) in [0, 1]: the label map's sum around its maximum, by the first frame's; 0 where it is lost."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,8 +63,7 @@ def default_propagation(config: DIFTConfig | None) -> tuple[PropagationConfig, i
     """The rules for the features of a configuration, and the number of cells along a frame's short side.
 
     Those of the embedded model were measured on a synthetic video: of grids of 60, 90 and 120 cells 90 had
-    the smallest errors of points, and 120 hardly better masks. Others are the paper's for DAVIS-2017 (Tang et
-    al., NeurIPS 2023), whose grid is an eighth of a short side of 480.
+    the smallest errors of points. Others are the paper's for DAVIS-2017 (Tang et al., NeurIPS 2023).
     """
     if config and config.embedded:
         return PropagationConfig(context=7, top_k=5, radius=15, temperature=0.02), 90
@@ -152,11 +146,8 @@ def track_points(
         places, amounts = points_of(torch.from_numpy(labels), frame.size)
         confidence = np.minimum(amounts / whole, 1)
         lost = confidence < LOST
-        yield TrackedPoints(
-            frame,
-            np.where(lost[:, None], np.nan, points if labels is start else places),
-            np.where(lost, 0, confidence).astype(np.float32),
-        )
+        places = np.where(lost[:, None], np.nan, points if labels is start else places)
+        yield TrackedPoints(frame, places, np.where(lost, 0, confidence).astype(np.float32))
 
 
 def track_mask(

@@ -49,14 +49,9 @@ class FramedFeatures:
     def to_features(self, image_size: tuple[int, int]) -> Features:
         """As keypoints of the image, with the scale and orientation that are nearest to the frames."""
         x, y = self.frames[:, :, 0].T
-        return Features(
-            self.points.astype(np.float32),
-            self.scores,
-            image_size,
-            np.sqrt(np.abs(np.linalg.det(self.frames))).astype(np.float32),
-            np.arctan2(y, x).astype(np.float32),
-            self.descriptors.numpy(force=True),
-        )
+        scales = np.sqrt(np.abs(np.linalg.det(self.frames))).astype(np.float32)
+        angles, rows = np.arctan2(y, x).astype(np.float32), self.descriptors.numpy(force=True)
+        return Features(self.points.astype(np.float32), self.scores, image_size, scales, angles, rows)
 
 
 def joined(parts: Sequence[FramedFeatures]) -> FramedFeatures:
@@ -77,10 +72,7 @@ def features_of(parts: Sequence[Features]) -> Features:
 
 
 def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatures:
-    """Described keypoints of a view, to whose pixels the (3, 3) affine matrix leads.
-
-    Keypoints without scale are one pixel large, those without orientation upright.
-    """
+    """Keypoints of a view, to which the (3, 3) affine matrix leads; by default 1 px large, upright."""
     if features.descriptors is None:
         raise ValueError("the descriptor returned features without descriptors")
     own = replace(features, descriptors=None).to_features()
@@ -96,10 +88,7 @@ def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatu
 def view_features(
     image: Image, views: Sequence[View], count: int, detector: Detector, describer: Describer
 ) -> list[FramedFeatures]:
-    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer.
-
-    The detector's ``in_views`` is used where it has that.
-    """
+    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer."""
     own = getattr(detector, "in_views", None)
     if hasattr(type(detector), "in_views"):  # not of a subclass that detects in another way
         own = tensor_method(detector, "in_views", ("detect", "detect_tensors"))

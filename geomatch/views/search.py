@@ -66,10 +66,7 @@ def is_weak(geometry: Geometry) -> bool:
 
 
 def relate_plane(gate: Gate, threshold: float, size: tuple[int, int]) -> Relate:
-    """Matches to a homography that passes the gate, whose bounds on its certainty are tightened.
-
-    ``threshold`` is in pixels of image 1, ``size`` (width, height) of image 0.
-    """
+    """Homographies that pass a stricter gate; ``threshold`` is in pixels of image 1, ``size`` of image 0."""
     strict = replace(gate, max_deviation=min(gate.max_deviation, DEVIATION))
 
     def relate(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:

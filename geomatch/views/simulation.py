@@ -23,20 +23,14 @@ class View(NamedTuple):
 
 
 def tilted_views(tilt: float, upright: bool = False) -> list[View]:
-    """The views of one tilt. Half a turn is enough where descriptors follow the keypoints' orientation.
-
-    ``upright``: they do not, so the whole circle is covered.
-    """
+    """The views of one tilt over half a turn; over all of it for ``upright`` keypoints."""
     turn = 2 * np.pi if upright else np.pi
     count = max(1, round(np.degrees(turn) / STEP * tilt)) if tilt > 1 or upright else 1
     return [View(tilt, turn * k / count) for k in range(count)]
 
 
 def render_tilted(image: Image, view: View) -> tuple[Image, NDArray[np.float64]]:
-    """The view, and the (3, 3) matrix from pixels of the image to pixels of the view.
-
-    Around the image its border is repeated.
-    """
+    """The view, about which the border is repeated, and the (3, 3) matrix to it from pixels of the image."""
     if view == (1.0, 0.0):
         return image, np.eye(3)
     cosine, sine = np.cos(view.angle), np.sin(view.angle)
@@ -44,9 +38,8 @@ def render_tilted(image: Image, view: View) -> tuple[Image, NDArray[np.float64]]
     corners = warp_points(turn, image_corners(image.size))
     turn[:2, 2] = -corners.min(0)
     width, height = (int(np.ceil(side)) + 1 for side in np.ptp(corners, axis=0))
-    turned = cv2.warpAffine(
-        image.pixels, turn[:2], (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    border = cv2.BORDER_REPLICATE
+    turned = cv2.warpAffine(image.pixels, turn[:2], (width, height), borderMode=border)
     if view.tilt == 1:
         return Image(np.asarray(turned, np.uint8), image.name), turn
     blur = BLUR * np.sqrt(view.tilt**2 - 1)

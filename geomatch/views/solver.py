@@ -32,9 +32,8 @@ def solve_by_frames(
         return None
     linear = frames1 @ np.linalg.inv(frames0)
     shift = points1 - np.einsum("nij,nj->ni", linear, points0)
-    _, cell, counts = np.unique(
-        np.round(points0 / (CELL * threshold)), axis=0, return_inverse=True, return_counts=True
-    )
+    cells = np.round(points0 / (CELL * threshold))
+    _, cell, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     weight = 1 / counts[cell.ravel()]
     support = _support(linear, shift, points0, points1, weight, LOOSE * threshold)
     most, found = 0, None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomatch.errors import WeightsError, first_line, reading
+from geomatch.errors import WeightsError, reading
 from geomatch.files import new_folder, sha256_of
 from geomatch.weights.download import check_file
 from geomatch.weights.folders import write_sums
@@ -29,8 +29,7 @@ _OUTER = {
 def convert_adm(checkpoint: Path, out: Path) -> Path:
     """Make the diffusers ``UNet2DModel`` folder ``out`` of an unconditional ADM checkpoint; return it.
 
-    Attention heads have 64 channels, or the model's base width if that is less, which shapes do not tell. No
-    code of the checkpoint is run.
+    Attention heads are taken to have 64 channels, or the base width if that is less. Runs no code of it.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -49,36 +48,35 @@ def convert_adm(checkpoint: Path, out: Path) -> Path:
 def _converted(checkpoint: Path) -> Any:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    state = _read(checkpoint)
-    try:
+    check_file(checkpoint)
+    with reading(checkpoint, "torch checkpoint of weights alone", WeightsError):
+        state = load_pickled(checkpoint)
+    with reading(checkpoint, "unconditional guided-diffusion UNet", WeightsError):
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("it holds no state dict (names and tensors)")
         config = adm_config(state)
         renamed = _renamed(state, config)
         with torch.device("meta"):
             unet = UNet2DModel.from_config(config)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # names or shapes are not as there
-        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({first_line(error)})") from error
-    except WeightsError as error:
-        raise WeightsError(f"{checkpoint}: {error}") from error
-    try:
-        unet.load_state_dict(renamed, assign=True)
-    except RuntimeError as error:  # its first line names the class alone
-        reason = str(error).split("\n")[1].strip()[:300]
-        raise WeightsError(
-            f"{checkpoint}: not the architecture of guided-diffusion's unconditional models: {reason}"
-        ) from error
+        try:
+            unet.load_state_dict(renamed, assign=True)
+        except RuntimeError as error:  # its first line names the class alone
+            raise ValueError(str(error).split("\n")[1].strip()[:300]) from error
     return unet
 
 
 def adm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The `UNet2DModel` configuration that the shapes of an ADM state dict imply."""
-    blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("output_blocks."))
+    outputs = [int(name.split(".")[1]) for name in state if name.startswith("output_blocks.")]
+    if not outputs:
+        raise ValueError("there are no output_blocks")
+    if "label_emb.weight" in state:
+        raise ValueError("it is class-conditional; DIFT uses the unconditional model")
     # a level ends in one more residual block, which goes up; the last level has none
     ups = [name for name in state if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)]
-    levels = len(ups) + 1
-    if "label_emb.weight" in state:
-        raise WeightsError("the checkpoint is class-conditional; DIFT uses the unconditional model")
+    blocks, levels = 1 + max(outputs), len(ups) + 1
     if blocks % levels or any(".op." in name or name.endswith(".conv.weight") for name in state):
-        raise WeightsError("the checkpoint goes up and down without residual blocks (resblock_updown=False)")
+        raise ValueError("it goes up and down without residual blocks (resblock_updown=False)")
     each = blocks // levels  # residual blocks of a level on the way up; one fewer on the way down
     starts = [1 + level * each for level in range(levels)]
     channels = [state[f"input_blocks.{start}.0.out_layers.3.weight"].shape[0] for start in starts]
@@ -87,7 +85,7 @@ def adm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     heads = min(HEAD_CHANNELS, base)
     narrow = [c for c, attends in zip(channels, attention, strict=True) if attends and c % heads]
     if narrow:
-        raise WeightsError(f"{narrow[0]} channels cannot be split into heads of {heads}")
+        raise ValueError(f"{narrow[0]} channels cannot be split into heads of {heads}")
     shifts = state["input_blocks.1.0.emb_layers.1.weight"].shape[0] == 2 * channels[0]
     return {
         "_class_name": "UNet2DModel",
@@ -129,7 +127,7 @@ def _renamed(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
                 chosen = chosen.squeeze(-1) if kind == "weight" else chosen
                 renamed[f"{home}.to_{letter}.{kind}"] = chosen.contiguous()
         else:
-            raise KeyError(name)
+            raise ValueError(f"it has {name}")
     return renamed
 
 
@@ -146,19 +144,8 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
             return f"down_blocks.{level}.downsamplers.0", part
         return f"down_blocks.{level}.{'resnets' if slot == '0' else 'attentions'}.{position}", part
     if side != "output_blocks":
-        raise KeyError(path)
+        raise ValueError(f"it has {path}")
     level, position = divmod(index, each)
     if slot == "0" or (slot == "1" and f"{side}.{index}.1.qkv.weight" in state):
         return f"up_blocks.{level}.{'resnets' if slot == '0' else 'attentions'}.{position}", part
     return f"up_blocks.{level}.upsamplers.0", part
-
-
-def _read(checkpoint: Path) -> dict[str, Tensor]:
-    check_file(checkpoint)
-    with reading(checkpoint, "torch checkpoint of weights alone", WeightsError):
-        state = load_pickled(checkpoint)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{checkpoint}: holds no state dict (names and tensors)")
-    if not any(name.startswith("output_blocks.") for name in state):
-        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet: there are no output_blocks")
-    return state

@@ -101,11 +101,8 @@ def fill_network(
 
 def looks_untrained(network: nn.Module) -> bool:
     """True if every normalisation layer still has the weights 1 and biases 0 of a new network."""
-    norms = [part for part in network.modules() if isinstance(part, _NORMS)]
-    learned = [
-        (norm.weight, norm.bias) for norm in norms if norm.weight is not None and norm.bias is not None
-    ]
-    return bool(learned) and all(bool((scale == 1).all() and (bias == 0).all()) for scale, bias in learned)
+    norms = [part for part in network.modules() if isinstance(part, _NORMS) and part.bias is not None]
+    return bool(norms) and all(bool((n.weight == 1).all() and (n.bias == 0).all()) for n in norms)
 
 
 def warn_if_untrained(network: nn.Module, path: Path) -> None:

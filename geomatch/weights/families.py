@@ -40,8 +40,7 @@ class Told:
 
 GUIDANCE = 3.5
 GUIDANCE_2 = 4.0
-"""What networks with an embedding of the guidance are told: defaults of diffusers' ``FluxPipeline`` and
-``Flux2Pipeline``."""
+"""Guidance that networks are told which embed it: defaults of ``FluxPipeline`` and ``Flux2Pipeline``."""
 _CLIP, _PROJECTED = ("CLIPTextModel", "CLIPTokenizer"), ("CLIPTextModelWithProjection", "CLIPTokenizer")
 CLIPS = (_CLIP, _PROJECTED)
 _T5, _GEMMA = ("T5EncoderModel", "T5Tokenizer"), ("Gemma2Model", "AutoTokenizer")
@@ -230,20 +229,15 @@ _OLD_NAMES = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "D
 def find_family(config: Mapping[str, Any], place: object) -> Family | None:
     """The family of a network, whose configuration lies at ``place``; None for UNets in pixel space.
 
-    Raises:
-        WeightsError: for networks of other families, and UNets conditioned on more than text.
+    Raises WeightsError for networks of other families, and UNets conditioned on more than text.
     """
     kind = config.get("_class_name")
     if kind == "Transformer2DModel":
         kind = _OLD_NAMES.get(str(config.get("norm_type")), kind)
     if kind == "UNet2DModel":
         return None
-    added = config.get("addition_embed_type")
-    if (
-        config.get("class_embed_type")
-        or config.get("encoder_hid_dim_type")
-        or added not in (None, "text_time")
-    ):
+    added, others = config.get("addition_embed_type"), ("class_embed_type", "encoder_hid_dim_type")
+    if added not in (None, "text_time") or any(config.get(name) for name in others):
         raise WeightsError(
             f"{place}: a UNet that wants more than text (unCLIP, Kandinsky, Kolors?); supported are those of "
             "Stable Diffusion 1, 2 and XL"

@@ -12,8 +12,7 @@ from geomatch.weights.families import Family, find_family
 
 STEM = "diffusion_pytorch_model"
 FORMS = (("", "safetensors"), (".fp16", "safetensors"), ("", "bin"), (".fp16", "bin"))
-"""Variants and suffixes of files of weights, best first: half precision where there is no other, and .bin in
-old repositories."""
+"""Variants and suffixes of weights, best first: half precision if there is no other, .bin of old ones."""
 PLACES = ("", "unet/", "transformer/", "vae/")
 """Folders in which there may be weights that are read, the autoencoder's last."""
 CONFIGS = [f"{place}config.json" for place in PLACES]
@@ -93,8 +92,7 @@ def network_folder(folder: Path) -> Path:
 def family_of(folder: Path) -> Family | None:
     """The family of the model in a diffusers folder; None for UNets in pixel space.
 
-    Raises:
-        WeightsError: for a network of a family that is not known, or without the rest of its pipeline.
+    Raises WeightsError for a network of a family that is not known, or without the rest of its pipeline.
     """
     network = network_folder(folder)
     family = find_family(read_config(network), network / "config.json")

@@ -30,8 +30,7 @@ def hub_folder(
 ) -> Path:
     """A snapshot of a repository on the hub, from its cache if that is complete, else downloaded if allowed.
 
-    ``alternatives`` are lists of file patterns, of which the next is tried when one leaves files ``missing``.
-    Errors give the ``way_out``.
+    Of lists of file patterns, the ``alternatives``, the next is tried when one leaves files ``missing``.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError

@@ -23,21 +23,17 @@ class ModelInfo:
     source: str
 
 
-_ON_HUB = (
-    (SD, "CreativeML Open RAIL++-M", 5_200_000_000),
-    (CLEANDIFT, "MIT", 1_730_000_000),
-    (SDXL, "CreativeML Open RAIL++-M", 13_900_000_000),
-    (SD3, "Stability AI Community License (accept it on the hub's page)", 16_200_000_000),
-    (FLUX, "FLUX.1 [dev] Non-Commercial License, gated: accept it on the hub's page", 33_900_000_000),
-    (PIXART, "CreativeML Open RAIL++-M", 21_800_000_000),
-    (DIT, "CC-BY-NC 4.0", 3_000_000_000),
-)
+_HUB = "https://huggingface.co"
+_GATED = "(accept it on the hub's page)"
 MODELS: dict[str, ModelInfo] = {
     "dift-tiny": ModelInfo("MIT", 5_000_000, "comes with geomatch"),
-    **{
-        name: ModelInfo(licence, size, "https://huggingface.co/" + "/".join(name.split("/")[:2]))
-        for name, licence, size in _ON_HUB
-    },
+    SD: ModelInfo("CreativeML Open RAIL++-M", 5_200_000_000, f"{_HUB}/{SD}"),
+    CLEANDIFT: ModelInfo("MIT", 1_730_000_000, f"{_HUB}/CompVis/cleandift"),
+    SDXL: ModelInfo("CreativeML Open RAIL++-M", 13_900_000_000, f"{_HUB}/{SDXL}"),
+    SD3: ModelInfo(f"Stability AI Community License {_GATED}", 16_200_000_000, f"{_HUB}/{SD3}"),
+    FLUX: ModelInfo(f"FLUX.1 [dev] Non-Commercial License {_GATED}", 33_900_000_000, f"{_HUB}/{FLUX}"),
+    PIXART: ModelInfo("CreativeML Open RAIL++-M", 21_800_000_000, f"{_HUB}/{PIXART}"),
+    DIT: ModelInfo("CC-BY-NC 4.0", 3_000_000_000, f"{_HUB}/{DIT}"),
     ADM: ModelInfo(
         "code MIT; model card: research purposes only", 2_200_000_000,
         "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",

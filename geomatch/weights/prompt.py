@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import MissingDependencyError, WeightsError, reading, require
+from geomatch.errors import WeightsError, reading, require
 from geomatch.files import fingerprint_of
 from geomatch.weights.download import check_file
 from geomatch.weights.families import CLIPS, Encoders, Family
@@ -66,10 +66,7 @@ def pipeline_of(family: Family, folder: Path) -> tuple[str, Encoders]:
 
 
 def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
-    """The prompt as the family's pipeline in diffusers encodes it.
-
-    Cached beside the weights if that folder can be written to.
-    """
+    """The prompt as the family's pipeline in diffusers encodes it; cached beside the weights if possible."""
     (name, encoders), fingerprint = pipeline_of(family, folder), _fingerprint(family, folder)
     for part in missing_parts(folder, encoders):
         state = "incomplete" if (folder / part).exists() else "missing"
@@ -78,12 +75,8 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
             "add it, give the conditioning, or give a folder with text encoders as the model"
         )
     path = _path(folder, prompt)
-    try:
-        require("transformers", "transformers", f"encoding the prompt {prompt!r}")
-    except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"{error}; or copy {path.relative_to(folder)} from a machine that has it"
-        ) from error
+    spared = f"unless {path.relative_to(folder)} is copied from a machine that has it"
+    require("transformers", "transformers", f"encoding the prompt {prompt!r}, {spared},")
     import diffusers
 
     from geomatch.weights.tensors import save_tensors
@@ -129,14 +122,12 @@ def _encoded(
     arguments = {"prompt": prompt, "prompt_2": None, "prompt_3": None, "device": torch.device("cpu"),
                  "num_images_per_prompt": 1, "do_classifier_free_guidance": False}  # fmt: skip
     if "max_sequence_length" in accepted:  # FLUX.1 schnell's tokenizer knows half of its pipeline's default
-        lengths = [
-            parts[f"tokenizer{end}"].model_max_length for end, kind in encoders.items() if kind not in CLIPS
-        ]
-        arguments["max_sequence_length"] = min([accepted["max_sequence_length"].default, *lengths])
+        others = [parts[f"tokenizer{end}"] for end, kind in encoders.items() if kind not in CLIPS]
+        lengths = [accepted["max_sequence_length"].default, *(one.model_max_length for one in others)]
+        arguments["max_sequence_length"] = min(lengths)
+    taken = {name: value for name, value in arguments.items() if name in accepted}
     with torch.inference_mode():
-        given = pipeline.encode_prompt(
-            **{name: value for name, value in arguments.items() if name in accepted}
-        )
+        given = pipeline.encode_prompt(**taken)
     found = zip(names, given if isinstance(given, tuple) else (given,), strict=False)
     return {name: value[0].float().contiguous() for name, value in found if name and value is not None}
 

@@ -21,10 +21,7 @@ _REST = "give it as unet_file (--unet-file), and the folder of its pipeline as t
 def single_file_folder(path: Path) -> Path:
     """The folder in the cache that stands for a file with Stable Diffusion 1, 2, XL or its refiner.
 
-    Configurations are those beside the file if there is a ``unet/config.json``, else the package's.
-
-    Raises:
-        WeightsError: for files of anything else.
+    Configurations are the package's, or those beside a ``unet/config.json``. WeightsError for other files.
     """
     state = path.stat()
     shapes = _shapes(path, state.st_size, state.st_mtime_ns) if path.suffix in SUFFIXES[:-1] else {}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geomatch.devices import device_kind, find_device
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, reading
 from geomatch.files import sha256_of, write_whole
 from geomatch.isolation import isolated
 from geomatch.provenance import settings_key
@@ -83,8 +83,7 @@ def settings_alone(part: Any) -> dict[str, Any]:
 def load_network(part: Any, name: str) -> Any:
     """A network of kornia's in float32, which ``part._build`` makes of its files, ready on its device.
 
-    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one, which must not be
-    changed.
+    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one. Change none.
     """
     files = tuple(part._files())
     with _one:
@@ -98,11 +97,9 @@ def loaded(part: Any, name: str, files: tuple[Path, ...], _changed: tuple[int, .
     if (default := torch.get_default_dtype()) not in (torch.float32, torch.float64):
         raise ValueError(f"kornia's {name} would round to torch's default dtype, {default}")
     flash = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-    try:
-        with torch.random.fork_rng(devices=[]):  # of which first weights are drawn
+    try:  # first weights are drawn at random
+        with torch.random.fork_rng(devices=[]), reading(files[0], f"file of weights of {name}", WeightsError):
             network = part._build([load_pickled(path) for path in files])
-    except Exception as error:  # unpickling and loading raise many types
-        raise WeightsError(f"{files[0]} does not hold weights of {name} ({first_line(error)})") from error
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)  # which kornia sets
     return network.float().eval().to(find_device(part.device))

@@ -91,7 +91,7 @@ class Cost:
     size: tuple[int, int]  # at which the image enters
 
     def row(self, preset: str) -> str:
-        """Of the table in docs/backbones.md."""
+        """Of the table in docs/models.md."""
         numbers = f"{self.parameters:.2f} | {self.gigabytes:.1f} | {self.operations:.1f}"
         return f"| `{preset}` | {self.size[0]}x{self.size[1]} | {numbers} |"
 

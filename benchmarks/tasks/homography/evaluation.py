@@ -177,9 +177,7 @@ def solve(
     return _finite(OpenCVEstimator(method, threshold, iterations, confidence).solve(points0, points1))
 
 
-def direct(
-    points0: Points, points1: Points, weights: NDArray[np.floating] | None = None
-) -> NDArray[np.float64] | None:
+def direct(points0: Points, points1: Points, weights: Points | None = None) -> NDArray[np.float64] | None:
     """Normalised DLT over all matches; with weight 1 unless given, as mutual neighbours in glue-factory."""
     from kornia.geometry.homography import find_homography_dlt
 
@@ -235,10 +233,7 @@ def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
 def repeatability(
     points0: Points, points1: Points, truth: ArrayLike, threshold: float
 ) -> tuple[float | None, float | None]:
-    """Share of points, both ways, with one of the other image within the threshold, and their mean distance.
-
-    As SuperPoint's protocol has them, distances in image 1; None where there are none.
-    """
+    """Share of points, both ways, with one near in the other image, and their mean distance, or None."""
     if not len(points0) or not len(points1):
         return 0.0 if len(points0) + len(points1) else None, None
     apart = warp_points(truth, points0)[:, None] - np.asarray(points1, np.float64)[None]

@@ -91,10 +91,7 @@ def limited(pair: FramedPair, count: int, unique: bool = False) -> FramedPair:
 def matched_points(
     count: int | None, pair: FramedPair, match: Match | None
 ) -> tuple[Points, Points, NDArray[np.float32]]:
-    """(M, 2) points of both images and (M,) their similarity, best first; at most ``count``, None takes all.
-
-    Without ``match`` row i of both features is a match.
-    """
+    """(M, 2) points of both, (M,) similarity, best first; without ``match`` row i of both is a match."""
     features0, features1 = pair.features0, pair.features1
     if match is None:
         points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))

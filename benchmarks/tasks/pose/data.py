@@ -94,10 +94,7 @@ def _scene(name: str, pairs: Iterable[ImagePair]) -> PairScene:
 
 
 def read_cameras(name: str, folder: Path, split: str | None = None) -> DataSet[PairScene]:
-    """Pairs of ``megadepth``, ``scannet`` or ``pose`` by scene; those without their images are left out.
-
-    Of such the scenes are listed as broken. There are no splits.
-    """
+    """Pairs of ``megadepth``, ``scannet`` or ``pose`` by scene; those that lack images are broken."""
     chosen_split(name, split)
     listed, layout, whole = _SETS[name]
     scenes: dict[str, dict[str, ImagePair]] = {}
@@ -106,7 +103,7 @@ def read_cameras(name: str, folder: Path, split: str | None = None) -> DataSet[P
         unit, label = re.sub(r"\s", "_", scene), re.sub(r"\s", "_", label)
         if not truth.is_usable():
             raise GeomatchError(
-                f"{folder}: {unit} {label} needs camera matrices, a rotation and a translation, not zero"
+                f"{folder}: {unit} {label} needs cameras, a rotation and a shift that is not 0"
             )
         absent = [path for path in paths if not path.is_file()]
         if absent:

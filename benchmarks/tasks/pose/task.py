@@ -79,10 +79,7 @@ def _rays(
 def solve(
     protocol: PoseProtocol, rays0: Points, rays1: Points, focal0: Points, focal1: Points
 ) -> Pose | None:
-    """The pose of camera 0 to 1 from matched rays (M, 2); None if there is none.
-
-    ``focal0`` and ``focal1``, (2,) in pixels, give the unit of the threshold.
-    """
+    """The pose of camera 0 to 1 from rays (M, 2), with focal lengths (2,) in pixels; None without one."""
     if len(rays0) < 5:
         return None
     if protocol.estimator == "poselib":
@@ -117,9 +114,7 @@ def epipolar_distances(truth: Points, rays0: Points, rays1: Points) -> Points:
     return line_distances(cross(truth[:3, 3]) @ truth[:3, :3], np.hstack([rays0, rays1])) ** 2
 
 
-def pose_errors(
-    truth: Points, rotation: Points, translation: Points
-) -> tuple[float, float, float, float] | None:
+def pose_errors(truth: Points, rotation: Points, translation: Points) -> tuple[float, ...] | None:
     """Degrees, in the order of `ERRORS`; None unless all are finite."""
     if not np.linalg.norm(translation) > 0:
         return None

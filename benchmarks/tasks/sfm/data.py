@@ -54,10 +54,7 @@ class Scene:
 
 
 def read_scenes(folder: Path, split: str | None = None) -> DataSet[Scene]:
-    """Read a scene, or the scenes in the folders of ``folder``; those that cannot be used are broken.
-
-    Raises GeomatchError when there is none, ValueError for a split, which there are none of.
-    """
+    """Read a scene, or those in the folders of ``folder``, which may be broken; GeomatchError for none."""
     chosen_split("sfm", split)
     if not folder.is_dir():
         raise GeomatchError(f"{folder}: no such folder")

@@ -14,11 +14,8 @@ Poses = dict[str, tuple[Array, Array]]
 
 def poses_of(model: Any) -> Poses:
     """The poses of a ``pycolmap.Reconstruction``, sorted by name."""
-    posed = {image.name: image for image in model.images.values() if image.has_pose}
-    return {
-        name: (posed[name].cam_from_world().rotation.matrix(), posed[name].projection_center())
-        for name in sorted(posed)
-    }
+    posed = sorted((image for image in model.images.values() if image.has_pose), key=lambda one: one.name)
+    return {one.name: (one.cam_from_world().rotation.matrix(), one.projection_center()) for one in posed}
 
 
 def points_of(model: Any) -> Array:

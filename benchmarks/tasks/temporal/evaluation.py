@@ -31,10 +31,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class VideoEvaluation:
-    """Features are not cached; the context's maps are in memory at once.
-
-    They are about 0.5 GB, of DAVIS with Stable Diffusion.
-    """
+    """Features are not cached; the context's maps are in memory, 0.5 GB of DAVIS with Stable Diffusion."""
 
     video: Video
     entry: Entry
@@ -48,19 +45,13 @@ class VideoEvaluation:
 
 
 def evaluate_masks(video: Video, protocol: TemporalProtocol, method: Method) -> list[Row]:
-    """A row per object, with ``J`` and ``F`` per frame.
-
-    The first frame is given and the last one left out, as davis2017-evaluation does; the objects are those
-    of the first frame.
-    """
+    """A row per object of the first frame, with ``J`` and ``F`` of all frames but the first and last."""
     truths = [read_mask(path) for path in video.masks]
     objects = range(1, int(truths[0].max()) + 1)
     size = (truths[0].shape[1], truths[0].shape[0])
     via, grid = _sizes(size, protocol)
     labels = mask_labels(truths[0], grid, smooth=False)
-    rows: list[Row] = [
-        {"pair": f"{video.name} object-{one}", "split": "all", "reason": None} for one in objects
-    ]
+    rows: list[Row] = [{"pair": f"{video.name} object-{n}", "split": "all", "reason": None} for n in objects]
     found: list[tuple[list[float], list[float]]] = [([], []) for _ in objects]
     try:
         carried = _carried(video.frames[:-1], video.name, protocol, grid, labels, method, size)
@@ -75,10 +66,9 @@ def evaluate_masks(video: Video, protocol: TemporalProtocol, method: Method) -> 
 
 
 def evaluate_poses(video: Video, protocol: TemporalProtocol, method: Method) -> list[Row]:
-    """One row with the ``errors`` of each joint.
+    """One row with the ``errors`` of each joint, in units of 0.6 diagonals of the box about the joints.
 
-    Errors are in units of 0.6 diagonals of the box about the joints of the frame. As Jabri et al. do, a joint
-    that has no label in a frame is left out there, of the box too.
+    As Jabri et al. do, a joint that has no label in a frame is left out there, of the box too.
     """
     row: Row = {"pair": f"{video.name} pose", "split": video.action, "reason": None}
     errors: list[list[float]] = [[] for _ in range(video.joints.shape[1])]
@@ -169,10 +159,7 @@ def region_similarity(found: Mask, truth: Mask) -> float:
 
 
 def boundary_accuracy(found: Mask, truth: Mask) -> float:
-    """F: harmonic mean of the shares of each boundary that lie near the other one.
-
-    Both empty is 1, one empty is 0.
-    """
+    """F: harmonic mean of the shares of each boundary near the other one; both empty is 1, one empty is 0."""
     height, width = truth.shape
     reach = int(np.ceil(TOLERANCE * np.hypot(height, width)))
     boundary0, boundary1 = _boundary(found), _boundary(truth)
@@ -188,18 +175,14 @@ def boundary_accuracy(found: Mask, truth: Mask) -> float:
 
 
 def _boundary(mask: Mask) -> Mask:
-    """(H, W) pixels that differ from the next one to the right, below, or slanting; inside the mask's edge
-    or just outside it."""
+    """(H, W) pixels that differ from the next one to the right, below, or slanting: at a mask's edge."""
     # the last row and column have neighbours along themselves only
     next_to = np.pad(mask, ((0, 1), (0, 1)), "edge")
     return (mask ^ next_to[:-1, 1:]) | (mask ^ next_to[1:, :-1]) | (mask ^ next_to[1:, 1:])
 
 
 def statistics(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of a measure over frames, share of frames above `RECALL`, and first less last quarter's mean.
-
-    As davis2017-evaluation has them: quarters share their ends.
-    """
+    """Mean over frames, share above `RECALL`, first less last quarter's mean, as in davis2017-evaluation."""
     array = np.asarray(values, np.float64)
     ends = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
     first, last = array[: ends[1] + 1], array[ends[3] :]

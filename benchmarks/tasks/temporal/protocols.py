@@ -11,10 +11,7 @@ STRIDE = 8  # pixels of the network's input per cell of the labels
 
 @dataclass(frozen=True, slots=True)
 class TemporalProtocol:
-    """One way to carry the labels of the first frame through a video, see `geomatch.video.propagation`.
-
-    A video of which a frame cannot be read is wrong in all frames.
-    """
+    """One way to carry labels through a video; if a frame cannot be read, all are wrong."""
 
     name: str
     version: int
@@ -24,8 +21,7 @@ class TemporalProtocol:
     radius: int
     temperature: float
     size: int | tuple[int, int]
-    """At which frames enter the network: the short side (the long one cut to a multiple of 32), or
-    (width, height)."""
+    """The network's (width, height), or its short side; the long one is cut to a multiple of 32."""
     headline: str  # the measure by which methods are compared
     alphas: tuple[float, ...] = ()  # thresholds of PCK
     exceptions: tuple[tuple[str, int], ...] = ()  # videos with another context

@@ -63,10 +63,7 @@ class CheckReport:
 
 
 def check_database(path: Path, images: Path | None = None) -> CheckReport:
-    """Examine the database ``path``, and its files' sizes if the folder ``images`` is given.
-
-    Raises GeomatchError when it cannot be read as a COLMAP database.
-    """
+    """Examine a database, and file sizes in the folder ``images``; GeomatchError if it cannot be read."""
     if images is not None and not images.is_dir():
         raise GeomatchError(f"{images}: no such folder of images")
     number, first = Counter[_Problem](), defaultdict[_Problem, list[str]](list)
@@ -213,10 +210,7 @@ def _check_graph(
         text = "there are no verified pairs, and mappers use only these ('No images with matches found')"
         add("warning", text + "; run pycolmap.geometric_verification")
     elif not used:
-        add(
-            "warning",
-            "no verified pair has 15 inliers and a configuration in use; there will be no model",
-        )
+        add("warning", "no verified pair has 15 inliers and a configuration in use; there will be no model")
     if kinds == {2} and all(edge.blank for edge in verified):
         text = "all verified pairs are CALIBRATED, their F, E and H identity or zero: nothing was verified"
         add("warning", text + "; empty two_view_geometries and run geometric verification")

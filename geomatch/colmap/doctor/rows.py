@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
 from geomatch.colmap.sqlite import columns
+from geomatch.progress import progress_bar
 
 Array = NDArray[Any]
 Severity = Literal["error", "warning", "note"]
@@ -47,7 +48,8 @@ def _decoded(add: Tell, what: str, label: str, rows: Any, cols: Any, data: Any) 
 def check_keypoints(connection: sqlite3.Connection, photos: dict[int, Photo], tell: Tell) -> dict[int, int]:
     """Examine every row of keypoints; return the number of each image's."""
     numbers, add = dict[int, int](), partial(tell, "image")
-    for image_id, rows, cols, data in connection.execute("SELECT image_id, rows, cols, data FROM keypoints"):
+    found = connection.execute("SELECT image_id, rows, cols, data FROM keypoints")
+    for image_id, rows, cols, data in progress_bar(found, "keypoints", "image", len(photos)):
         numbers[image_id] = max(rows, 0) if isinstance(rows, int) else 0
         if image_id not in photos:
             tell("row", "warning", _NO_IMAGE.format("keypoints"), f"image_id {image_id}")
@@ -155,7 +157,11 @@ def check_pairs(
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     more = ["2" if table == "matches" else "config", *(name if name in present else "NULL" for name in "FEH")]
     query = f"SELECT pair_id, rows, cols, data, {', '.join(more)} FROM {table}"
-    for pair_id, rows, cols, data, config, *blobs in connection.execute(query):
+    (count,), found = (
+        connection.execute(f"SELECT count(*) FROM {table}").fetchone(),
+        connection.execute(query),
+    )
+    for pair_id, rows, cols, data, config, *blobs in progress_bar(found, table, "pair", count):
         ids = divmod(pair_id, PAIR_BASE)
         if not photos.keys() >= set(ids):
             text = "an image does not exist; pair_id must be 2147483647 * smaller image_id + larger"

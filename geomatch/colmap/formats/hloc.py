@@ -79,10 +79,7 @@ def _matches_beside(features: Path) -> Path:
 
 
 def read(features: Path, images: Path, matches: Path | None = None) -> Correspondences:
-    """Read a file of features, and ``matches`` or the file beside it; ``images`` are for sizes that it lacks.
-
-    Keypoints of 16 bits are read with one warning.
-    """
+    """Read a file of features, and ``matches`` or the file beside it; ``images`` tell sizes that it lacks."""
     matches = matches or _matches_beside(features)
     lengths: dict[str, int] = {}
     half: list[str] = []
@@ -97,7 +94,7 @@ def read(features: Path, images: Path, matches: Path | None = None) -> Correspon
     with _opened(features) as file:
         file.visititems(visit)
     if not lengths:
-        raise FeaturesError(f"{features}: holds keypoints of no image")
+        raise FeaturesError(f"{features}: holds keypoints of no image; give the file of local features")
     if half:
         text = "beyond 1024 they are rounded to whole pixels, beyond 2048 to 2 (hloc: as_half=False)"
         _log.warning("%s: keypoints of %d images have 16 bits: %s", features, len(half), text)
@@ -185,10 +182,7 @@ def image_arrays(path: Path, name: str) -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def _arrays(group: Any, *names: str) -> dict[str, NDArray[Any]]:
-    """Those of the group's datasets that are there.
-
-    Raises `ValueError` for one that lies in another file, or is larger than features are.
-    """
+    """Those datasets of a group that are there; ValueError for one in another file, or too large."""
     found = {}
     for name in names:
         if name in group:

@@ -40,11 +40,7 @@ def load_autoencoder(
 
 
 def empty_autoencoder(folder: Path) -> tuple[Any, str]:
-    """The autoencoder in ``folder`` without weights, and its kind.
-
-    Raises:
-        WeightsError: for a kind that is not one of `KINDS`.
-    """
+    """The autoencoder in ``folder`` without weights, and its kind; WeightsError for none of `KINDS`."""
     kind = read_config(folder).get("_class_name")
     if kind not in KINDS:
         raise WeightsError(f"{folder / 'config.json'}: is a {kind}; supported are {', '.join(KINDS)}")

@@ -20,11 +20,7 @@ def block_of(layer: str) -> tuple[str, str]:
 def layer_names(
     layers: Sequence[str | int], numbered: Sequence[str], known: Collection[str]
 ) -> tuple[str, ...]:
-    """Names of layers that may be given by number, as 28 or ``28.modulated``, or as ``default``.
-
-    Raises:
-        ValueError: for numbers and names that there are not.
-    """
+    """Names of layers given by name, number (28, ``28.modulated``) or ``default``; ValueError for others."""
     names = []
     for layer in layers:
         if layer == "default":
@@ -46,10 +42,7 @@ def catch(network: nn.Module, layer: str, caught: dict[str, Tensor]) -> None:
 
     NAME is the block's output (of several the last, which is the image's), NAME.modulated the input of its
     first attention, after the norm that timestep and text modulate; NAME.query are the queries of its
-    cross-attention or, where text and image are joined, of that attention.
-
-    Raises:
-        ValueError: when the block has no such attention.
+    cross-attention or, where text and image are joined, of that attention. Raises ValueError without one.
     """
     name, kind = block_of(layer)
     block = network.get_submodule(name)
@@ -78,10 +71,7 @@ def catch(network: nn.Module, layer: str, caught: dict[str, Tensor]) -> None:
 
 
 def token_map(tokens: Tensor, cells: tuple[int, int], image_first: bool = False) -> Tensor:
-    """(B, C, h, w) of a sequence (B, n, C) that holds the h w tokens of the image, row by row.
-
-    They stand at its end, behind those of text, or before others at its beginning.
-    """
+    """(B, C, h, w) of the image's tokens, row by row, at the end or beginning of a sequence (B, n, C)."""
     count = cells[0] * cells[1]
     image = tokens[:, :count] if image_first else tokens[:, -count:]
     return image.transpose(1, 2).reshape(len(tokens), -1, *cells)

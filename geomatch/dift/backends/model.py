@@ -39,11 +39,7 @@ class DiffusionModel:
         return signal * latents + strength * noise
 
     def activations(self, latents: Tensor, timestep: int) -> tuple[Tensor, ...]:
-        """The wanted layers' outputs (B, C, h, w), in the network's type, for noisy latents (B, C, h, w).
-
-        Raises:
-            ValueError: when a channel that is to be discarded is not there.
-        """
+        """The wanted layers' outputs (B, C, h, w) of noisy latents; ValueError for wrong ``discarded``."""
         latents = latents.to(self.device, next(self.network.parameters()).dtype)
         steps = torch.full((1,), timestep, dtype=torch.int64, device=self.device)
         found = self.part(latents, steps) if self.text is None else self.part(latents, steps, self.text)

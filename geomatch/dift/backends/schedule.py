@@ -17,10 +17,7 @@ _SETTINGS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "
 
 
 def flow_schedule() -> tuple[Tensor, Tensor]:
-    """(1000,) signal and noise of flow matching: 1 - t/1000 and t/1000 (Lipman et al., ICLR 2023).
-
-    The ``shift`` of a sampler only chooses which of them it visits.
-    """
+    """(1000,) signal and noise of flow matching, 1 - t/1000 and t/1000 (Lipman et al., ICLR 2023)."""
     noise = torch.arange(1000, dtype=torch.float64, device="cpu") / 1000
     return 1 - noise, noise
 

@@ -64,11 +64,8 @@ def _most_cells(config: Any) -> float:
 
 def block_names(network: nn.Module, family: Family) -> tuple[str, ...]:
     """The blocks in the order in which they run: the numbers of layers are theirs."""
-    return tuple(
-        f"{blocks}.{place}"
-        for blocks in family.blocks
-        for place, _ in enumerate(network.get_submodule(blocks).children())
-    )
+    lists = ((name, network.get_submodule(name)) for name in family.blocks)
+    return tuple(f"{name}.{place}" for name, blocks in lists for place, _ in blocks.named_children())
 
 
 def place_blocks(network: nn.Module, family: Family, device: str) -> None:

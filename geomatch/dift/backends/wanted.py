@@ -31,11 +31,7 @@ class Step:
 
 
 def steps_of(unet: Any) -> list[Step]:
-    """All steps of a ``UNet2DModel``, a ``UNet2DConditionModel`` or a `PlainUNet`.
-
-    Raises:
-        WeightsError: for blocks of other kinds.
-    """
+    """All steps of a UNet of diffusers, or of a `PlainUNet`; WeightsError for blocks of other kinds."""
     steps = [Step(("conv_in",), "plain", keeps=True)]
     middle = [("mid_block", unet.mid_block)] if unet.mid_block is not None else []
     downs, ups = ([(f"{side}.{n}", one) for n, one in enumerate(getattr(unet, side))] for side in _SIDES)
@@ -93,10 +89,7 @@ class WantedPart(nn.Module):
     """Its cells are those of the latents."""
 
     def __init__(self, unet: Any, layers: Sequence[str], stride: int = 1) -> None:
-        """The layers by name; the modules stay those of the UNet, of which later ones may be gone.
-
-        ``stride`` is that of the latents.
-        """
+        """The layers by name; later modules of the UNet may be gone. ``stride`` is that of the latents."""
         super().__init__()
         self.steps = _without_unused(steps_of(unet)[: _wanted_count(unet, layers)])
         self.layers, self.stride = tuple(layers), stride

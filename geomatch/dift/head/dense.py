@@ -70,10 +70,8 @@ class DenseNetwork(nn.Module):
 
 def _joining(channels: int, stride: int, width: int) -> nn.Sequential:
     step = max(1, STRIDE // stride)
-    kernel = 1 if step == 1 else step + 2
-    return nn.Sequential(
-        convolution(channels, width, kernel, stride=step, padding=1 if step > 1 else 0), norm(width)
-    )
+    kernel, padding = (1, 0) if step == 1 else (step + 2, 1)
+    return nn.Sequential(convolution(channels, width, kernel, stride=step, padding=padding), norm(width))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

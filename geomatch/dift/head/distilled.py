@@ -1,8 +1,4 @@
-"""A small network over patches that stands in for a diffusion model and its projection head.
-
-It was trained to give their descriptors (the model card of `dift-tiny` tells how), with two fifths of their
-multiplications and without their normalisations.
-"""
+"""A small network over patches, trained to stand in for a diffusion model and its head (see its card)."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -17,10 +13,7 @@ ROWS, ACCELERATOR_ROWS = 256, 8192  # patches at a time; on CPUs their maps shou
 
 
 class PatchNetwork(nn.Module):
-    """Two convolutions a level, each level of half the side; ``widths`` are its channels.
-
-    It has no normalisations: those of the training are in its weights.
-    """
+    """Two convolutions a level, each level of half the side; ``widths`` are its channels."""
 
     def __init__(self, widths: Sequence[int], dimension: int) -> None:
         super().__init__()

@@ -1,7 +1,4 @@
-"""Projection heads, which turn activations into short descriptors, and their files.
-
-A linear one is fitted in closed form; a network is trained, on patches or on maps of whole images.
-"""
+"""Projection heads, which turn activations into short descriptors: linear ones, or trained networks."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -123,9 +120,7 @@ class NetworkHead:
         return self.network.dimension
 
 
-KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
-    "distilled": PatchNetwork, "dense": DenseNetwork,
-}  # fmt: skip
+KINDS: dict[str, type[PatchNetwork | DenseNetwork]] = {"distilled": PatchNetwork, "dense": DenseNetwork}
 """Names of networks in files of heads."""
 Head = LinearHead | NetworkHead
 

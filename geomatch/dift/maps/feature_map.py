@@ -57,15 +57,9 @@ class FeatureMap:
             grid = ((where - centre) / centre).float()
         else:
             grid = ((where + 0.5) / size * 2 - 1).float()
-        parts = []
+        parts, padding = [], "zeros" if paper_sampling else "border"
         for layer in self.maps:
-            sampled = functional.grid_sample(
-                layer[None],
-                grid[None, None],
-                mode="bilinear",
-                padding_mode="zeros" if paper_sampling else "border",
-                align_corners=False,
-            )
+            sampled = functional.grid_sample(layer[None], grid[None, None], "bilinear", padding, False)
             rows = sampled[0, :, 0].T
             parts.append(functional.normalize(rows, dim=1) if metric == "cosine" else rows)
         whole = torch.cat(parts, dim=1)

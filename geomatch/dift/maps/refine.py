@@ -41,8 +41,7 @@ def refine_points(
 ) -> NDArray[np.float32]:
     """Move points (N, 2) to the best agreement near them with ``targets`` (N, D), the partners' features.
 
-    ``radius`` is half the side of the square searched, in pixels; points may end up to four cells beyond it,
-    but within the image.
+    ``radius`` is half the side of the square searched, in pixels; points may end up four cells beyond it.
     """
     check_shape("points", points, ("N", 2))
     check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
@@ -86,10 +85,8 @@ def refine_matches(
 
 def _cell(dense: FeatureMap) -> float:
     """Side in image pixels of a cell of the finest map, the longer one."""
-    return max(
-        dense.image_size[0] / max(layer.shape[2] for layer in dense.maps),
-        dense.image_size[1] / max(layer.shape[1] for layer in dense.maps),
-    )
+    rows, columns = (max(layer.shape[axis] for layer in dense.maps) for axis in (1, 2))
+    return max(dense.image_size[0] / columns, dense.image_size[1] / rows)
 
 
 def _square(half: int, spacing: float) -> Tensor:

@@ -40,9 +40,7 @@ class PixelFeatures:
     """The features at every pixel of an image, compared without being computed."""
 
     @isolated()
-    def __init__(
-        self, feature_map: FeatureMap, metric: Metric = "cosine", size: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, feature_map: FeatureMap, metric: Metric, size: tuple[int, int] | None = None) -> None:
         """Prepare a map for a grid of ``size`` (width, height) over the image; None takes its pixels."""
         self.feature_map = feature_map
         self.metric: Metric = metric
@@ -78,11 +76,7 @@ def transfer_points(
     metric: Metric = "cosine",
     rule: Rule = "argmax",
 ) -> Transferred:
-    """Find points (N, 2) of image 0 in image 1, whose map `target_of` prepares when it is used many times.
-
-    Raises:
-        ValueError: when a point lies outside image 0.
-    """
+    """Find points (N, 2) of image 0 in image 1 (see `target_of`); ValueError for points outside image 0."""
     check_inside(points, map0.image_size)
     target = map1 if isinstance(map1, PixelFeatures) else target_of(map1, metric, rule)
     found, best = [np.zeros((0, 2))], [np.zeros(0, np.float32)]

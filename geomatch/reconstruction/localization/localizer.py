@@ -56,9 +56,8 @@ class Localizer:
         self._matching = replace(matching.settled(traits_of(self._parts[1]), context.device), guided=False)
         self._nearest, self._device = nearest, find_device(context.device)
         self._reading = Reading(apply_exif=False, masks=extraction.masks)
-        self._model, content, self.skipped = find_model_images(
-            model, images, self._parts, extraction.masks, context
-        )
+        found = find_model_images(model, images, self._parts, extraction.masks, context)
+        self._model, content, self.skipped = found
         parts = [cache_key(part) for part in (*self._parts, self._matching)]
         self.key = digest_of([_SCHEMA, content, parts, nearest, self._device, versions("pycolmap")])
         """Checksum of all that decides a pose but the query."""
@@ -72,17 +71,16 @@ class Localizer:
         path = query.path if isinstance(query, ImageFile) else query
         image = query.load() if isinstance(query, ImageFile) else load_image(query, apply_exif=False)
         names = self._model.nearest(pooled_row(dense_twin(self._parts[1]), image), self._nearest)
-        found = detect_features(self._parts[0], image).to_features()
-        (features,) = describe_images(self._parts[1], [image], [found])
+        detected = detect_features(self._parts[0], image).to_features()
+        (features,) = describe_images(self._parts[1], [image], [detected])
         trials = self._model.trials(Path(path) if isinstance(path, str | Path) else None, image.size, names)
         matched = [np.zeros((0, 2), np.int64)]
         for some in (names[:_FIRST], names[_FIRST:]):
             shown = [self._model.shown(name) for name in some]
             every = [features, *(one.features for one in shown)]
             pairs = [(0, place) for place in range(1, len(every))]
-            for one, matches in zip(
-                shown, match_block(every, pairs, self._matching, self._device), strict=True
-            ):
+            found = match_block(every, pairs, self._matching, self._device)
+            for one, matches in zip(shown, found, strict=True):
                 i, j = matches.indices.T
                 matched.append(np.column_stack([i, one.points[j]]))
             rows, points = _one_point_each(np.concatenate(matched)).T

@@ -143,10 +143,7 @@ def size_of(camera: Any) -> tuple[int, int]:
 
 
 def points_at(features: Features, points2D: Any) -> NDArray[np.int64]:  # noqa: N803
-    """(N,) COLMAP's number of the point at each keypoint, -1 for none.
-
-    It is its row's where the model has these keypoints, else that of the nearest.
-    """
+    """(N,) COLMAP's number of each keypoint's point, by its row or else by its place; -1 for none."""
     import cv2
 
     places, count = to_colmap(features.keypoints), len(features)
@@ -166,8 +163,7 @@ def find_model_images(
 ) -> tuple[ModelImages, str, dict[str, str]]:
     """A model's images, their features made where the store lacks them; a checksum of all; what was left out.
 
-    Raises GeomatchError when there is no model, when nothing says where its images are, when none can be
-    read, and when its points are not at these keypoints.
+    Raises GeomatchError without a model or its images, and when its points are not at these keypoints.
     """
     folder, model = find_model(path), read_model(path)
     root = images or photographs_of(path)

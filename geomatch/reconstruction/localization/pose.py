@@ -20,10 +20,7 @@ THRESHOLD = 0.005
 _BETTER = 1.25  # times the inliers, for which another focal length is taken than a known one
 _POSES = 4  # that three points give at most (Gao et al., PAMI 2003)
 _OCTAVES = 7  # how often the threshold is doubled to measure how densely keypoints lie
-_DEVIATIONS = (
-    2.0,
-    0.05,
-)  # degrees, and share of the distance to the points, from which on nothing is determined
+_DEVIATIONS = (2.0, 0.05)  # degrees, and share of the points' distance, that determine nothing
 _CELLS = 8  # per side of the image
 _SHARE, _COVERAGE = 0.25, 0.15  # of the matches in a cell, and of the cells in which so many must agree
 _FAR = -1e6  # pixels of what is behind the camera
@@ -91,9 +88,7 @@ class _Solved(NamedTuple):
     freedom: int
 
 
-def estimate_pose(
-    pixels: Points, points: Points, trials: Sequence[Trial], extent: float, seed: int = 0
-) -> Localization:
+def estimate_pose(pixels: Points, points: Points, trials: Sequence[Trial], extent: float) -> Localization:
     """Solve with COLMAP, and accept what is beyond chance, spread over the view and determined.
 
     Pixels (M, 2), centre of the first pixel (0, 0), show points (M, 3) of the model, of that ``extent``.
@@ -101,7 +96,7 @@ def estimate_pose(
     total, threshold = len(pixels), THRESHOLD * hypot(*trials[0].camera.size)
     best: _Solved | None = None
     for trial in trials if total > _POSES else ():
-        found = _solve(pixels, points, trial, threshold, seed)
+        found = _solve(pixels, points, trial, threshold)
         if found and (best is None or found.agree.sum() > _BETTER * best.agree.sum()):
             best = found
     if best is None:
@@ -126,13 +121,13 @@ def estimate_pose(
     return Localization("", total, count, best.matrix, camera, turn, deviation, 100 * deviation / extent)
 
 
-def _solve(pixels: Points, points: Points, trial: Trial, threshold: float, seed: int) -> _Solved | None:
+def _solve(pixels: Points, points: Points, trial: Trial, threshold: float) -> _Solved | None:
     library, given = pycolmap(), trial.camera
     camera = library.Camera(model=given.model, width=given.size[0], height=given.size[1], params=given.params)
     estimation, refinement = library.AbsolutePoseEstimationOptions(), library.AbsolutePoseRefinementOptions()
     estimation.estimate_focal_length, refinement.refine_focal_length = trial.estimate, trial.refine
     ransac = estimation.ransac
-    ransac.max_error, ransac.random_seed, ransac.min_inlier_ratio = threshold, seed, 0.02
+    ransac.max_error, ransac.random_seed, ransac.min_inlier_ratio = threshold, 0, 0.02
     solve = library.estimate_and_refine_absolute_pose
     found = solve(to_colmap(pixels), points, camera, estimation, refinement)
     if found is None:
@@ -152,10 +147,7 @@ def _project(camera: Any, matrix: Points, points: Points) -> Points:
 
 
 def _least_inliers(pixels: Points, projected: Points, threshold: float, sample: int) -> int:
-    """The fewest inliers that chance does not explain, see `log10_nfa`.
-
-    Chance is that a keypoint lies where the point of another, elsewhere in the image, is projected.
-    """
+    """The fewest inliers beyond chance, by which a keypoint lies where another one's point is projected."""
     total = len(pixels)
     shifts = np.unique(np.linspace(1, total - 1, 20).astype(int))
     apart = np.array([np.linalg.norm(np.roll(projected, s, 0) - pixels, axis=1) for s in shifts])
