@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 import rich_click
 
+from geomatch.cli.app import app as page
 from geomatch.cli.benchmark import benchmark
 from geomatch.cli.colmap import colmap
 from geomatch.cli.data import data
@@ -38,7 +39,7 @@ _OUT_OF_MEMORY = (
 
 
 @rich_click.group(
-    commands=[match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct,
+    commands=[match, register, panorama, show, page, propagate, track, demo, models, colmap, reconstruct,
               triangulate, localize, store, benchmark, data, head],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip
@@ -65,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = add_help(app) if len(words) < 2 or {"-h", "--help"} & {*words} else None
     try:
         with logged():
-            code = app.main(
-                args=words, prog_name="geomatch", standalone_mode=False, rich_help_config=settings
-            )
+            code = app.main(words, "geomatch", standalone_mode=False, rich_help_config=settings, obj=main)
     except BaseException as error:
         # what a signal raises within a library may come out as another error, or not at all
         code = None if received else _code_of(error)
