@@ -240,7 +240,7 @@ def test_a_model_in_the_page(page: Any, tmp_path: Path) -> None:
     shown.locator("input[type=file][multiple]").set_input_files(sorted((tmp_path / "images").iterdir()))
     shown.wait_for_timeout(2000)
     shown.get_by_role("button", name="Reconstruct").click()
-    shown.get_by_text(re.compile("^(images|pairs|mapping|registered)", re.IGNORECASE)).first.wait_for()
+    shown.get_by_text(re.compile("features - ")).first.wait_for()  # the bar of the command
     shown.locator("#model-status").get_by_text("model 0").wait_for(timeout=180_000)
     shown.frame_locator("#view iframe").locator("canvas").wait_for()
     with shown.expect_download() as download:

@@ -105,7 +105,7 @@ def _reconstruct_tab(gr: Any, run: Run, command: Any) -> None:
     status, view = gr.Markdown(elem_id="model-status"), gr.HTML(elem_id="view")
     archive = gr.File(label="Model", visible=False, interactive=False)
 
-    def work(sent: Any, *given: Any, progress: Any = tracked) -> Iterator[dict[Any, Any]]:
+    def work(progress: Any = tracked, sent: Any = None, *given: Any) -> Iterator[dict[Any, Any]]:
         with TemporaryDirectory() as place:
             paths, options = [Path(path) for path in sent or ()], _options(fields, given)
             told, packed, shown = reconstruct_photographs(run, paths, options, Path(place))
