@@ -10,11 +10,15 @@ SHOWN := 2> >(grep -v ^WARNING >&2) | awk '/^ *(Downloading|Using cached)/ { pri
 LOCK := $(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: demo test slow opencv4 lint lock check-lock bench axe clean
+.PHONY: demo gallery test slow docs opencv4 lint lock check-lock bench axe clean
 
 demo: .venv/package
-	@echo "registering the bundled pair; the pictures go to demo-out/ ..."
-	$(BIN)/geomatch demo
+	@echo "registering the two bundled pairs; the pictures go to demo-out/ ..."
+	$(BIN)/geomatch demo --overwrite
+
+# the pictures of docs/gallery.md, each by the command under it
+gallery: .venv/tools
+	$(BIN)/python docs/gallery/make.py
 
 test: lint
 	@echo "tests, in two processes ..."
@@ -23,6 +27,13 @@ test: lint
 slow: .venv/tools
 	@echo "slow tests ..."
 	$(BIN)/python -m pytest -q -m slow
+
+# the site, without the network; warnings are errors, such as a link to a page or heading that is not there
+docs: .venv/package
+	@if ! $(BIN)/python -c "import furo, myst_parser, sphinx_click, sphinx_copybutton" 2> /dev/null; then \
+	  $(INSTALL) -q pip && $(INSTALL) --group docs $(SHOWN); fi
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/site
+	@echo "the site is in build/site/index.html"
 
 # the drop-in for OpenCV scripts on the last OpenCV 4, which is put before the installed one
 opencv4: .venv/tools

@@ -35,14 +35,16 @@ class Gate:
     """
 
     min_inliers: int = 6
-    """Inliers at places farther apart, in both images, than twice what most are off. Any four do fit."""
+    """Inliers at separate places: farther apart in both images than twice what most of them are off. Four
+    fit any homography."""
     max_log10_nfa: float = MAX_LOG10_NFA
     """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
     among so many matches (Moisan and Stival, 2004)."""
     max_condition: float = 1e4
     """Bound on the condition number of the matrix between unit squares."""
     max_deviation: float = 0.05
-    """Bound on the standard deviation of a corner of image 0 in image 1, as a share of its longest side."""
+    """Bound on the standard deviation of a corner of image 0 in image 1, as a share of the longest side of
+    image 0 there."""
     max_leaning: float = 0.25
     """The same without the inliers that the fit leans on most."""
     min_spread: float = 0.05

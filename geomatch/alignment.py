@@ -21,7 +21,7 @@ from geomatch.types import HomographyEstimate
 
 Grey = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
-Place = tuple[int, int]
+Place = tuple[int, int]  # (x, y), a pixel of the whole image
 Part = tuple[Grey, Grey, Matrix, Matrix]
 """Image 0 flattened, image 1 grey, and the matrices to these from pixels of the whole images."""
 _WINDOW = 31

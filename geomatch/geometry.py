@@ -50,7 +50,8 @@ def resize_points(
 ) -> NDArray[np.float32]:
     """Where points (N, 2) of a (width, height) image lie after it is resized to another size.
 
-    Pixels are areas with whole coordinates in the middle: x' = (x + 0.5) w'/w - 0.5; so are a map's cells.
+    Pixels are areas and their centres have whole coordinates, so x' = (x + 0.5) w'/w - 0.5, also from an
+    image to a feature map that covers it.
     """
     factor = np.array([new_size[0] / size[0], new_size[1] / size[1]])
     return np.asarray((points.astype(np.float64) + 0.5) * factor - 0.5, dtype=np.float32)

@@ -44,8 +44,8 @@ def match(
     Args:
         image0: path, RGB array or PIL image; see `geomatch.load_image`, which adds a mask.
         image1: the other image.
-        detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,
-            threshold, refine_keypoints, refine_homography, effort: see `Pipeline`.
+        detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio: see `Pipeline`.
+        max_keypoints, threshold, refine_keypoints, refine_homography, effort: see `Pipeline`.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 

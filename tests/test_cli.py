@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,8 +72,14 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert code == 0
     assert "mean corner error" in out
     assert "CC BY 4.0" in out
+    assert "BSD 3-Clause" in out
     assert "loading dift-tiny ...\n" in err
-    assert {"matches.png", "overlay.png"} <= {path.name for path in tmp_path.iterdir()}
+    for name in ("rendered", "photographs"):
+        assert re.search(rf"^{name} +\d+ of \d+ matches are inliers", out, re.MULTILINE)
+        assert {"matches.png", "overlay.png"} <= {path.name for path in (tmp_path / name).iterdir()}
+    code, out, err = run("demo", "--out", tmp_path)
+    assert code == 2
+    assert "--overwrite" in complaint(out, err)
 
 
 def test_a_failed_command_leaves_no_folders(run: Run, tmp_path: Path) -> None:
@@ -280,10 +287,8 @@ def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
 
 def test_help_and_version(run: Run) -> None:
     assert run("--version")[:2] == (0, "geomatch, version 0.1.0\n")
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
     for name, command in app.commands.items():
         assert command.help, name
-        assert f"geomatch {name}" in readme
         code, _, _ = run(name, "--help")
         assert code == 0
         for parameter in command.params:

@@ -1,4 +1,4 @@
-"""The tables of README.md, SCALING.md and docs are those of the committed records of the studies."""
+"""The tables of README.md and docs are those of the committed records of the studies."""
 
 import json
 import re
@@ -9,19 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = "\n\n".join(
-    (ROOT / name).read_text()
-    for name in (
-        "README.md",
-        "SCALING.md",
-        "docs/models.md",
-        "docs/colmap.md",
-        "docs/embedded.md",
-        "docs/gate.md",
-        "docs/opencv.md",
-        "docs/reconstruction.md",
-    )
-)
+PAGES = "\n\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
 RECORDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
@@ -69,7 +57,7 @@ def test_figures_that_must_hold() -> None:
 
 
 def test_scripts_get_nothing_wrong() -> None:
-    """The README's figures: more than 50 px off among pairs with truth, answers among unrelated ones."""
+    """The figures in words: more than 50 px off among pairs with truth, answers among unrelated ones."""
     pairs = rows("opencv-scripts")
     related = [row for row in pairs if row["related"]]
     opencv, ours, _ = (name for name in pairs[0] if "`" in name)
@@ -91,7 +79,7 @@ def test_scripts_get_nothing_wrong() -> None:
 
 
 def test_what_collections_take_follows_from_the_rates() -> None:
-    """SCALING.md's table is its formulas with the record's rates, to the two figures that it shows."""
+    """The page about clusters has its formulas with the record's rates, to the two figures that it shows."""
     rate = {row["name"]: row["value"] for row in rows("engines") + rows("export")}
     features, pairs = rate["features, local, 1 worker"], rate["pairs, local, 1 worker"]
     k, size = (

@@ -22,11 +22,11 @@ def data() -> None:
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of light and homographies.")
 @click.option("--strong", "style", flag_value="strong",
-              help="Stronger light, also in v_, and any rotation in views 4 to 6.")  # fmt: skip
-@click.option("--oblique", "style", flag_value="oblique", help="That light, and in v_ tilts of 3 to 5.5.")
+              help="Stronger light, also in v_NAME, and any rotation in views 4 to 6.")  # fmt: skip
+@click.option("--oblique", "style", flag_value="oblique", help="That light, and in v_NAME tilts of 3 to 5.5.")
 @OVERWRITE
 def synthetic(out: Path, photos: tuple[Path, ...], seed: int, style: "Style | None") -> None:
-    """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
+    """Make sequences in OUT from PHOTOS: i_NAME by changed light, v_NAME by homographies."""
     from geomatch.benchmarks.tasks.homography.data import make_synthetic, sequence_names
 
     make_out(out, (kind + name for name in sequence_names(photos) for kind in ("i_", "v_")))

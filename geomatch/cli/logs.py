@@ -15,7 +15,7 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 _LOGGER = logging.getLogger("geomatch")
 _STAGES = logging.getLogger("geomatch.pipeline")  # tells of each pair, which is too much for many
 _BEGUN = "geomatch.begun"  # in the context's meta data
-_FORMATS = {logging.DEBUG: "{}", logging.INFO: "{} ...", logging.WARNING: "warning     {}"}
+_FORMATS = {logging.DEBUG: "debug       {}", logging.INFO: "{} ...", logging.WARNING: "warning     {}"}
 
 
 def _choose(context: click.Context, parameter: click.Parameter, quiet: bool | None) -> None:

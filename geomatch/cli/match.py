@@ -1,4 +1,4 @@
-"""``geomatch match`` and ``geomatch demo``."""
+"""``geomatch match``."""
 
 import json
 from dataclasses import replace
@@ -106,12 +106,6 @@ def _reading(
     return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
 
 
-def _check_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value != "png":
-        require("matplotlib", "report", "writing SVG and PDF")
-    return value
-
-
 pipeline_options = bundled(
     "pipeline",
     _pipeline,
@@ -152,8 +146,9 @@ reading_options = bundled(
 )  # fmt: skip
 """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
 FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
-                      show_default=True, callback=_check_format,
-                      help="Of the pictures; svg and pdf need the extra report.")  # fmt: skip
+                      show_default=True, help="Of the pictures; svg and pdf need the extra report.",
+                      callback=lambda context, parameter, value: value if value == "png" else (
+                          require("matplotlib", "report", "writing SVG and PDF") and value))  # fmt: skip
 
 
 @click.command()
@@ -251,12 +246,10 @@ def _match_list(
     return NOT_FOUND if failed else FOUND
 
 
-def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
+def _print(result: "MatchResult", written: list[Path]) -> None:
     from geomatch.drawing.result import summary
 
     click.echo(summary(result))
-    for line in remarks:
-        click.echo(line)
     inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
     finish(inliers if result.geometry else "not found", *written)
 
@@ -280,25 +273,3 @@ def descriptor_config(
     if "model" in given:
         raise click.UsageError("--model needs --descriptor: the settings with which it is used")
     return changed_config(default_config(patches))
-
-
-@click.command()
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
-def demo(out: Path) -> int:
-    """Register the bundled pair and compare with the known truth."""
-    show_progress()
-    import geomatch
-    from geomatch.drawing.result import save_result
-
-    make_out(out)
-    pair = geomatch.bundled_pair()
-    result = geomatch.match(pair.image0, pair.image1)
-    written = save_result(result, out)
-    remarks = []
-    if result.homography:
-        error = geomatch.corner_error(result.homography.matrix, pair.homography, result.image0.size)
-        remarks = [f"truth       mean corner error {error:.2f} px against the known homography"]
-    _print(result, written, *remarks)
-    click.echo(f"photograph  {pair.credit}")
-    return FOUND if result.homography else NOT_FOUND

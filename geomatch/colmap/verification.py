@@ -87,7 +87,7 @@ def verify_with_ours(path: Path, work: Work) -> None:
 
 
 class _Pair(NamedTuple):
-    """Matched points of two images, ours, undistorted where a focal length is known; NaN where that fails."""
+    """Matched points of two images, undistorted where a focal length is known, NaN where that fails."""
 
     pair_id: int
     points: tuple[NDArray[np.floating], NDArray[np.floating]]

@@ -1,4 +1,4 @@
-"""The pair of photographs that comes with the package."""
+"""The pairs of photographs that come with the package."""
 
 import importlib.resources
 import json
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BundledPair:
-    """One openly licensed photograph, and a second view rendered from it in another light."""
+    """Two openly licensed views of one place."""
 
     image0: Path
     image1: Path
@@ -21,9 +21,17 @@ class BundledPair:
     """Author, title, source and licence."""
 
 
+_FOLDER = Path(str(importlib.resources.files("geomatch.demo")))
+
+
 def bundled_pair() -> BundledPair:
-    """The demo pair."""
-    folder = Path(str(importlib.resources.files("geomatch.demo")))
-    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    """A photograph, and a view rendered from it in another light."""
+    truth = json.loads((_FOLDER / "truth.json").read_text(encoding="utf-8"))
     matrix = np.array(truth["homography"], dtype=np.float64)
-    return BundledPair(folder / "image0.jpg", folder / "image1.jpg", matrix, truth["credit"])
+    return BundledPair(_FOLDER / "image0.jpg", _FOLDER / "image1.jpg", matrix, truth["credit"])
+
+
+def real_pair() -> BundledPair:
+    """Two photographs of one building, from two places; ``homography`` is NaN: nobody knows it."""
+    credit = "Château Maupertuis, (c) 2020 NAVER Corp., from kapture 1.1.12, BSD 3-Clause"
+    return BundledPair(_FOLDER / "chateau1.jpg", _FOLDER / "chateau3.jpg", np.full((3, 3), np.nan), credit)

@@ -74,9 +74,9 @@ def encode_maps(config: DIFTConfig, maps: Sequence[FeatureMap]) -> PageMap:
     power, vectors = np.linalg.eigh(centred.T @ centred)
     enough = np.searchsorted(np.cumsum(power[::-1]), VARIANCE * power.sum()) + 1
     values = (centred @ vectors[:, ::-1])[:, : min(enough, COMPONENTS)]
-    first, low, step = _as_bytes(values)
-    rest = _as_bytes((values - low - step * first)[:, :TWICE])
-    codes, low, step = (np.concatenate(both, -1) for both in zip((first, low, step), rest, strict=True))
+    first = _as_bytes(values)
+    rest = _as_bytes((values - first[1] - first[2] * first[0])[:, :TWICE])
+    codes, low, step = (np.concatenate(both, -1) for both in zip(first, rest, strict=True))
     numbers = [*range(values.shape[1]), *range(rest[0].shape[1])]
 
     def of_each(values: NDArray[np.float64], kind: str) -> list[str]:
@@ -123,11 +123,11 @@ def _ratios(result: MatchResult) -> NDArray[np.float32]:
     if own is None or others is None:
         return np.zeros(len(result.matches), np.float32)
     i, j = result.matches.indices.T
-    products = np.square(own[i]).sum(1)[:, None] + np.square(others).sum(1) - 2 * own[i] @ others.T
-    distance = np.sqrt(np.maximum(products, 1e-12))
-    nearest = distance[np.arange(len(i)), j]
-    distance[np.arange(len(i)), j] = np.inf
-    return np.asarray(nearest / distance.min(1, initial=np.inf), np.float32)
+    squared = np.square(own[i]).sum(1)[:, None] + np.square(others).sum(1) - 2 * own[i] @ others.T
+    nearest = squared[np.arange(len(i)), j]
+    squared[np.arange(len(i)), j] = np.inf
+    second = np.maximum(squared.min(1, initial=np.inf), 1e-12)
+    return np.asarray(np.sqrt(np.maximum(nearest, 0) / second), np.float32)
 
 
 def _jpeg(image: Image) -> str:

@@ -1,6 +1,6 @@
 """A picture painted on one photograph, carried to others of the same thing (Tang et al., NeurIPS 2023).
 
-A homography is estimated from points below the edit alone: only there must photographs show the same plane.
+A homography is estimated from points below the edit alone; the photographs need the same plane only there.
 """
 
 from dataclasses import dataclass, replace

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from geomatch.files import as_base64, fill_page
 
 _SEED = 0
-_VIEW = {"fov": 50.0, "yaw": -25.0, "pitch": 22.0, "frustum": 0.09}
-"""The first view: field of view over the shorter side, and direction off the cameras' mean (pitch looks from
-above), in degrees; edge of a drawn camera in radii of the scene."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,7 +76,7 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
         "points": as_base64(model.points[chosen], "<f4"), "colours": as_base64(model.colours[chosen], "u1"),
         "tracks": as_base64(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
         "pointErrors": as_base64(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
-        "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(), "view": _VIEW,
+        "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(),
         "title": title, "total": count, "track": known(_mean(model.track_lengths)),
         "error": known(_mean(model.point_errors)),
     }  # fmt: skip

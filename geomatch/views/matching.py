@@ -71,7 +71,8 @@ def learned_pairs(matcher: Matcher, least: float | None = None) -> Tentative:
 def _first_and_ratio(
     features0: FramedFeatures, features1: FramedFeatures, metric: Metric
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Per keypoint of image 0 the nearest of image 1, its similarity, its distance by the second's."""
+    """Per keypoint of image 0 the nearest of image 1, how similar it is, and its distance by that of the
+    nearest elsewhere."""
     a, b = features0.descriptors, features1.descriptors.to(features0.descriptors.device)
     where = torch.from_numpy(features1.points).to(a.device, torch.float32)
     columns, similarities, ratios = [], [], []

@@ -40,7 +40,7 @@ class Told:
 
 GUIDANCE = 3.5
 GUIDANCE_2 = 4.0
-"""Guidance that networks are told which embed it: defaults of ``FluxPipeline`` and ``Flux2Pipeline``."""
+"""Guidance for networks that embed it: the defaults of ``FluxPipeline`` and ``Flux2Pipeline``."""
 _CLIP, _PROJECTED = ("CLIPTextModel", "CLIPTokenizer"), ("CLIPTextModelWithProjection", "CLIPTokenizer")
 CLIPS = (_CLIP, _PROJECTED)
 _T5, _GEMMA = ("T5EncoderModel", "T5Tokenizer"), ("Gemma2Model", "AutoTokenizer")

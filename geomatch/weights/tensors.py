@@ -83,7 +83,7 @@ def settings_alone(part: Any) -> dict[str, Any]:
 def load_network(part: Any, name: str) -> Any:
     """A network of kornia's in float32, which ``part._build`` makes of its files, ready on its device.
 
-    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one. Change none.
+    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one, so change none.
     """
     files = tuple(part._files())
     with _one:

@@ -89,7 +89,8 @@ def random_line(rng: random.Random) -> list[str]:
             flag = rng.choice([*parameter.opts, *parameter.secondary_opts])
             times = rng.choice((1, 1, 2)) if parameter.multiple or rng.random() < 0.02 else 1
             for _ in range(times):
-                options += [flag] if parameter.is_flag else [flag, value(parameter, rng, hostile)]
+                values = 0 if parameter.is_flag else parameter.nargs
+                options += [flag, *(value(parameter, rng, hostile) for _ in range(values))]
         else:
             count = rng.choice((1, 1, 2)) if parameter.nargs == -1 else parameter.nargs
             arguments += [value(parameter, rng, hostile) for _ in range(count)]
@@ -155,7 +156,7 @@ def run_line(line: list[str], folder: Path, seconds: float) -> Outcome:
 def unexpected(code: int, text: str) -> str:
     """What standard error holds besides what the command says of its work, and one line about an error."""
     lines = [part for line in text.splitlines() for part in line.split("\r")[-1:] if part.strip()]
-    said = ("skipped ", "warning ", "broken ", "missing ", "run ", "geomatch: ")
+    said = ("skipped ", "warning ", "broken ", "missing ", "run ", "debug ", "geomatch: ")
     bars = ("it/s", "s/it", "/s]", "?it", "?,", "%|", "/s")
     strange = [
         line for line in lines
@@ -384,6 +385,7 @@ def prepare() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     import colorsys
+    import encodings.unicode_escape
     import http.cookies
     import xml.etree.ElementTree
 
@@ -408,7 +410,20 @@ def prepare() -> None:
 
     for name in TASKS:
         find_task(name)
-    del colorsys, diffusers, h5py, http, jinja2, matplotlib, pycolmap, rasterio, scipy, transformers, xml
+    del (
+        colorsys,
+        encodings,
+        diffusers,
+        h5py,
+        http,
+        jinja2,
+        matplotlib,
+        pycolmap,
+        rasterio,
+        scipy,
+        transformers,
+        xml,
+    )
 
 
 def study() -> None:
