@@ -166,6 +166,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "geomatch", "app", "--port", port]
     environment = {**os.environ, "TMPDIR": str(place), "OMP_NUM_THREADS": "1"}
+    environment |= dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")  # there is none
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

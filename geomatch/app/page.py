@@ -29,6 +29,8 @@ def serve(run: Run, commands: Mapping[str, Any], host: str, port: int, ready: Ca
     except OSError as error:
         raise GeomatchError(f"{host}:{port}: {error.strerror}; give another --port or --host") from error
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    os.environ["no_proxy"] = f"{others},{host},localhost"  # gradio asks the page whether it is there
     # all that anybody puts into temporary files goes there
     with TemporaryDirectory(prefix="geomatch-app-", ignore_cleanup_errors=True) as tempfile.tempdir:
         try:
