@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running page, which is ended as Ctrl-C does, and must leave nothing."""
+    """The address of a running page, which SIGTERM ends, and must leave nothing."""
     pytest.importorskip("gradio")
     place = tmp_path_factory.mktemp("app")
     with socket.socket() as free:
@@ -175,9 +175,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         address = process.stdout.readline().split()[-1]
         yield address
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert "Traceback" not in errors
     assert not list(place.iterdir())
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from geomatch.app.work import Run, find_point, match_photographs, reconstruct_photographs
+from geomatch.cameras import pycolmap
 from geomatch.demo import bundled_pair
 from geomatch.dift import PRESETS
 from geomatch.errors import GeomatchError, require
@@ -50,6 +51,7 @@ def serve(run: Run, commands: Mapping[str, Any], host: str, port: int, ready: Ca
                 allowed_paths=[str(bundled_pair().image0.parent)],
             )  # fmt: skip
             ready(url)
+            pycolmap()  # here, in the main thread, where its handler of signals can be undone
             threading.Event().wait()
         finally:
             tempfile.tempdir = None
