@@ -92,13 +92,16 @@ def _part(run: Run, protocol: Any) -> dict[str, Any]:
         (name, f"{text}; here {most}" if name == "max_keypoints" and most < int(text) else text)
         for name, text in task.definition(protocol)
     ]
-    comparisons = compare_all(task, protocol, by_method, budgets)
+    ranked = rank(task, protocol, by_method)
+    comparisons = compare_all(task, protocol, {method: by_method[method] for method in ranked}, budgets)
+    behind = {one.second: one for one in comparisons if one.first == next(iter(ranked))}
     return {
         "protocol": protocol, "definition": definition, "axes": task.axes(protocol),
         "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
-        "comparisons": comparisons, "ranking": rank(task, protocol, by_method, comparisons),
+        "comparisons": comparisons,
+        "ranking": [(method, value, behind.get(method)) for method, value in ranked.items()],
         "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method),
     }  # fmt: skip
 
