@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
@@ -17,6 +17,7 @@ from geomatch.cli.options import (
     complete_names,
     descriptor_options,
     given_options,
+    in_order,
     make_out,
     parse_numbers,
     refuse_given,
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 
     from geomatch.dift import DIFTConfig
     from geomatch.drawing.pair import Style
-    from geomatch.images import Reading, Stretch
+    from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
     from geomatch.results import MatchResult
-    from geomatch.views.search import Effort
 
 GEOMETRIES = (
     "homography", "affine", "similarity", "euclidean", "translation", "auto", "fundamental", "essential",
@@ -50,21 +50,7 @@ MATCHING = (
 """What the command has in common with those of collections."""
 
 
-def _pipeline(
-    detector: str | None,
-    descriptor: str | None,
-    matcher: str | None,
-    effort: "Effort",
-    estimator: str,
-    geometry: str,
-    cameras: Path | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    threshold: float,
-    max_ratio: float | None,
-    refine_keypoints: bool | None,
-    refine_homography: bool,
-) -> "Callable[[], Pipeline]":
+def _pipeline(given: dict[str, Any]) -> "Callable[[], Pipeline]":
     """Names and numbers are checked now; the pipeline is made later, which loads torch."""
     from geomatch.cameras import read_cameras
     from geomatch.describers import choose_parts
@@ -72,38 +58,32 @@ def _pipeline(
     from geomatch.estimators.models import PLANE_MODELS
     from geomatch.keypoints import ORIENTED
 
-    model: str | Essential = geometry
+    model, cameras, threshold = given.pop("geometry"), given.pop("cameras"), given["threshold"]
+    if model in PLANE_MODELS:
+        create_estimator(given["estimator"], threshold, model)
     if cameras is not None:
-        if geometry != "essential":
+        if model != "essential":
             raise click.UsageError("--cameras needs --geometry essential")
         model = Essential(*read_cameras(cameras), threshold)
-    config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
+    matcher, detector = given["matcher"], given["detector"]
+    config = descriptor_config(given["descriptor"], matcher, detector is None or detector in ORIENTED)
     device = given_options().get("device", "auto")
-    if geometry in PLANE_MODELS:
-        create_estimator(estimator, threshold, geometry)
-    made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
+    parts = choose_parts(matcher, detector, config, given["max_keypoints"], device)
+    given |= zip(("matcher", "detector", "descriptor"), parts, strict=True)
 
     def make() -> "Pipeline":
         from geomatch.pipeline import Pipeline
 
-        return Pipeline(
-            keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
-            threshold, refine_keypoints, refine_homography, effort, device,
-        )  # fmt: skip
+        return Pipeline(model=model, device=device, **given)
 
     return make
 
 
-def _reading(
-    stretch: "Stretch",
-    bands: tuple[int, ...] | None,
-    apply_exif: bool,
-    masks: Path | None,
-    ignore_border: int,
-) -> "Reading":
+def _reading(given: dict[str, Any]) -> "Reading":
     from geomatch.images import Conversion, Masks, Reading
 
-    return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
+    converted, masks = Conversion(given["stretch"], given["bands"]), (given["masks"], given["ignore_border"])
+    return Reading(given["apply_exif"], converted, Masks(*masks))
 
 
 pipeline_options = bundled(
@@ -155,7 +135,7 @@ FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pd
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
 @bundled(
     "output",
-    lambda out, styles, suffix: (out, styles, suffix),
+    in_order,
     click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
                  help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
                       "matches.jsonl."),
@@ -168,7 +148,7 @@ FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pd
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 @bundled(
     "own_masks",
-    lambda mask0, mask1: (mask0, mask1),
+    in_order,
     click.option("--mask0", type=click.Path(path_type=Path), metavar="FILE",
                  help="A picture of IMAGE0's size, black where no keypoints are wanted."),
     click.option("--mask1", type=click.Path(path_type=Path), metavar="FILE", help="The same for IMAGE1."),

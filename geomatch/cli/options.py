@@ -13,21 +13,22 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
     from geomatch.engine import RunContext
-    from geomatch.engine.context import EngineName
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]  # made with ``click.option``
 
 
-def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:
-    """Options whose values a command gets as one argument ``into``, which ``make`` makes of them by name.
+def bundled(
+    into: str, make: Callable[[dict[str, Any]], Any], *options: Option
+) -> Callable[[Command], Command]:
+    """Options of which a command gets one argument ``into``: what ``make`` makes of their values by name.
 
     Without a name for it the command gets none, and finds them in click's context.
     """
 
     def decorate(command: Command) -> Command:
         def run(*arguments: Any, **values: Any) -> Any:
-            made = make(**{name: values.pop(name) for name in names})
+            made = make({name: values.pop(name) for name in names})
             return command(*arguments, **values, **({into: made} if into else {}))
 
         wrapped: Any = update_wrapper(run, command)
@@ -35,10 +36,15 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
         wrapped.__click_params__ = list(earlier)
         for option in reversed(options):
             wrapped = option(wrapped)
-        names = [str(added.name) for added in wrapped.__click_params__[len(earlier) :]]
+        names = [str(added.name) for added in reversed(wrapped.__click_params__[len(earlier) :])]
         return cast(Command, wrapped)
 
     return decorate
+
+
+def in_order(values: dict[str, Any]) -> tuple[Any, ...]:
+    """For `bundled`: the values alone, as the options are listed."""
+    return tuple(values.values())
 
 
 def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -79,20 +85,12 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
     ``device`` adds ``--device``, for commands without the options of a descriptor.
     """
 
-    def context(
-        store: str | None,
-        engine: "EngineName",
-        workers: int | None,
-        ray_address: str | None,
-        cpus_per_worker: float | None,
-        gpus_per_worker: float | None,
-        device: str = "auto",
-    ) -> "RunContext":
+    def context(given: dict[str, Any]) -> "RunContext":
         from geomatch.engine import RunContext, create_engine
 
-        made = create_engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
-        device = given_options().get("device", device)
-        return RunContext(store, click.get_current_context().with_resource(made), device)
+        store, device = given.pop("store"), given.pop("device", "auto")
+        engine = click.get_current_context().with_resource(create_engine(*given.values()))
+        return RunContext(store, engine, given_options().get("device", device))
 
     place = click.option(
         "--store", metavar="PLACE",

@@ -12,6 +12,7 @@ from geomatch.cli.options import (
     bundled,
     dense_config,
     descriptor_options,
+    in_order,
     make_out,
     parse_layers,
     parse_numbers,
@@ -29,7 +30,7 @@ from geomatch.cli.options import (
 @click.option("--pca", is_flag=True, help="Draw the first three principal components of IMAGE0's features.")
 @bundled(
     "output",
-    lambda out, suffix: (out, suffix),
+    in_order,
     click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                  default=Path("show-out"), show_default=True,
                  help="Write points.png, of --pca pca.png, of --html show.html here."),
@@ -37,7 +38,7 @@ from geomatch.cli.options import (
 )  # fmt: skip
 @bundled(
     "page",
-    lambda html, maps: (html, maps),
+    in_order,
     click.option("--html", is_flag=True,
                  help="Draw a page to click: what the features see, the matches, the warped pair."),
     click.option("--maps", nargs=2, metavar="T,... LAYER,...",

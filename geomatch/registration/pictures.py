@@ -1,7 +1,6 @@
 """The pictures of a registration: an image warped onto a frame at full depth, and a page to judge it by."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 
 from geomatch.files import make_folder, write_whole
+from geomatch.geometry import resize_homography, shift_homography, warp_points
 from geomatch.images import READING, Conversion, Reading
 from geomatch.rasters.maps import georeference_of
 from geomatch.rasters.reading import Raster, open_raster
@@ -111,16 +111,13 @@ def write_previews(
     """
     frame, image, warped = rasters
     shown = warped.overview(_SIDE, conversion)
-    scale = np.array(shown.size) / warped.size
     plain = frame.overview(_SIDE, conversion)
-    zoom = scale * frame.size / plain.size
-    # pixels are areas: (x + 0.5) times the scale
-    placed = np.array([[zoom[0], 0, -offset[0] * scale[0]], [0, zoom[1], -offset[1] * scale[1]]])
-    placed[:, 2] += 0.5 * zoom - 0.5
+    to_shown = resize_homography(warped.size, shown.size) @ shift_homography(-offset[0], -offset[1])
+    placed = (to_shown @ resize_homography(plain.size, frame.size))[:2]
     border: Any = (255, 255, 255)
     behind = cv2.warpAffine(plain.pixels, placed, shown.size, flags=cv2.INTER_LINEAR, borderValue=border)
     rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
-    points = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) / scale - 0.5 + offset
+    points = warp_points(np.linalg.inv(to_shown), np.stack([columns, rows], axis=-1).reshape(-1, 2))
     with np.errstate(invalid="ignore"):
         places = send(points)
         seen = ((places >= -0.5) & (places <= np.array(image.size) - 0.5)).all(axis=1).reshape(rows.shape)
@@ -136,11 +133,3 @@ def write_previews(
         make_folder(path.parent)
         _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1], np.uint8))
         write_whole(path, code.tobytes())
-
-
-def write_index(out: Path, rows: Sequence[Mapping[str, Any]], frame: str) -> None:
-    """Write the page; rows are registrations, of which the ``frame``, reference or image, was not warped."""
-    page = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
-    data = json.dumps(list(rows)).replace("<", "\\u003c")
-    page = page.replace('/*FRAME*/"reference"', json.dumps(frame))
-    write_whole(out / PAGE, page.replace("/*ROWS*/[]", data))

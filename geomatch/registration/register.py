@@ -8,25 +8,25 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of, make_folder, write_whole
+from geomatch.files import digest_of, fill_page, make_folder, write_whole
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
 from geomatch.registration.pair_list import match_list
 from geomatch.registration.pictures import (
     OUTPUT,
+    PAGE,
     PICTURES,
     PREVIEWS,
     Output,
     Pair,
     Target,
     estimate_of,
-    write_index,
     write_warped,
 )
 
@@ -76,7 +76,6 @@ def register(
     pipeline: Pipeline | None = None,
     reading: Reading = READING,
     output: Output = OUTPUT,
-    progress: bool = True,
 ) -> list[Registration]:
     """Warp images onto a reference, at full size and depth.
 
@@ -88,7 +87,6 @@ def register(
         pipeline: how images are matched, and the model.
         reading: how files become images. Masks are named by the paths below the folder that all files share.
         output: what is written.
-        progress: show bars.
 
     Returns:
         One value per image, in order; what an earlier call with the same files and options wrote is kept.
@@ -104,7 +102,7 @@ def register(
         raise GeomatchError("no images to register: give files, or a folder that has images")
     ImageFile(folder / first).pixels()  # raises
     pairs = [(first, other) for other in others]
-    return register_pairs(pairs, folder, out, pipeline, reading, output, progress)
+    return register_pairs(pairs, folder, out, pipeline, reading, output)
 
 
 def register_pairs(
@@ -114,14 +112,13 @@ def register_pairs(
     pipeline: Pipeline | None = None,
     reading: Reading = READING,
     output: Output = OUTPUT,
-    progress: bool = True,
 ) -> list[Registration]:
     """`register` for pairs of reference and image, named by their paths below ``folder``."""
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)
     target = Target(Path(folder), out, names_of(pairs), reading, output)
-    lines = match_list(pairs, target.folder, pipeline, reading, out / MATCHES, progress)
+    lines = match_list(pairs, target.folder, pipeline, reading, out / MATCHES)
     return write_registrations(lines, target)
 
 
@@ -151,7 +148,11 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
         if done:
             _write_tables(out, done, earlier)
         if output.pages and done:
-            write_index(out, [asdict(one) for one in done], "image" if output.inverse else "reference")
+            shown = {
+                "rows": [asdict(one) for one in done],
+                "frame": "image" if output.inverse else "reference",
+            }
+            fill_page(out / PAGE, "geomatch.registration", PAGE, shown)
     _write_tables(out, done, {})
     return done
 
@@ -222,11 +223,9 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
 def _earlier(path: Path) -> dict[str, Registration]:
     """What an earlier run did, by key."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        rows = [Registration(**row) for row in json.loads(path.read_text())]
-        return {
-            one.key: replace(one, remarks=tuple(one.remarks), offset=(one.offset[0], one.offset[1]))
-            for one in rows
-        }
+        rows = json.loads(path.read_text())
+        tuples = [{name: tuple(row[name]) for name in ("remarks", "offset")} for row in rows]
+        return {row["key"]: Registration(**row | own) for row, own in zip(rows, tuples, strict=True)}
     return {}
 
 

@@ -33,7 +33,6 @@ def register_sequence(
     pipeline: Pipeline | None = None,
     reading: Reading = READING,
     output: Output = OUTPUT,
-    progress: bool = True,
 ) -> list[Registration]:
     """Warp a stack, a time lapse or the parts of a mosaic onto their first image.
 
@@ -50,12 +49,12 @@ def register_sequence(
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)
-    count, told = len(names), (pipeline, reading, out / MATCHES, progress, True)
+    count, told = len(names), (pipeline, reading, out / MATCHES)
     tried, sizes = [(i, i + 1) for i in range(count - 1)], {0: (1, 1)}  # a pixel where none can be read
     links, lines = list[Link](), list[dict[str, Any]]()
     for _ in range(_ROUNDS):
         known, pairs = len(lines), [(names[i], names[j]) for i, j in tried]
-        made = islice(match_list(pairs, folder, *told), known, None)
+        made = islice(match_list(pairs, folder, *told, more=True), known, None)
         for pair, line in zip(tried[known:], made, strict=True):
             if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE):
                 links.append(_link(*pair, line))
@@ -67,7 +66,7 @@ def register_sequence(
         tried += _further(found, [sizes.get(i, (1, 1)) for i in range(count)], tried)
         if len(tried) == len(lines):
             break
-    for _ in match_list(pairs, folder, *told[:-2], False):  # the file has these alone
+    for _ in match_list(pairs, folder, *told):  # the file has these alone
         pass
     placed = [(sizes[i], through(matrix, sizes[0])) for i, matrix in enumerate(found) if matrix is not None]
     canvas = None if output.inverse else canvas_of(sizes[0], placed, output.canvas)
