@@ -25,20 +25,12 @@ COLOURS = ["#1f6fd6", "#d1610a", "#1c8a4d", "#b3288d", "#7a5af0", "#9a7400", "#0
 """The colours of curves; further methods have dashes."""
 
 
-def write_report(
-    paths: Sequence[Path],
-    out: Path,
-    keypoints: int | None = None,
-) -> list[Path]:
-    """Write ``report.html`` and ``leaderboard.csv``; return their paths.
+def write_report(paths: Sequence[Path], out: Path, keypoints: int | None = None) -> list[Path]:
+    """Write ``report.html`` and ``leaderboard.csv`` of records, or folders with records, into a folder.
 
-    Args:
-        paths: records, or folders with records.
-        out: the folder, made if need be.
-        keypoints: the budget that the leaderboard shows; None takes that of most methods.
-
-    Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
-    Without matplotlib there are no curves.
+    The leaderboard is at a budget of ``keypoints``, by default that of most methods; there are no curves
+    without matplotlib. Returns the paths. Raises GeomatchError without a record, for one of another version,
+    or two definitions of one protocol.
     """
     import jinja2
 

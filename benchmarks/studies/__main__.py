@@ -28,8 +28,8 @@ PAIRS = (((640, 480), 1000), ((800, 640), 3000))
 BUNDLED = geomatch.bundled_pair()
 
 
-def warm_rows(repeats: int, device: str) -> Iterator[dict[str, Any]]:
-    """The default parts on a device, images in memory, by stages; beside SIFT, BFMatcher and MAGSAC++."""
+def measure(repeats: int, device: str) -> Iterator[tuple[str, float, float | None]]:
+    """What took how many seconds, with the default parts and with OpenCV's; networks and images in memory."""
     describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
     for size, count in PAIRS:
         pair = [
@@ -42,10 +42,10 @@ def warm_rows(repeats: int, device: str) -> Iterator[dict[str, Any]]:
             sift.append(_sift_pair(pair, count))
         label = f"{size[0]}x{size[1]}, {count} keypoints, {device}"
         totals = median(sum(run.values()) for run in runs[1:]), median(sum(run.values()) for run in sift[1:])
-        yield _row(f"warm pair, {label}", *totals)
+        yield f"warm pair, {label}", *totals
         for stage in runs[0]:
             other = median(run[stage] for run in sift[1:]) if stage in sift[0] else None
-            yield _row(f"{label}, stage {stage}", median(run[stage] for run in runs[1:]), other)
+            yield f"{label}, stage {stage}", median(run[stage] for run in runs[1:]), other
 
 
 def _sift_pair(pair: list[Any], count: int) -> dict[str, float]:
@@ -66,15 +66,6 @@ def _sift_pair(pair: list[Any], count: int) -> dict[str, float]:
     return dict(zip(("detect", "describe", "match", "estimate"), np.diff(marks).tolist(), strict=True))
 
 
-def _row(name: str, value: float, other: float | None) -> dict[str, Any]:
-    """``ratio`` is the alternative's time over ours: above 1 ours is faster."""
-    row: dict[str, Any] = {"name": name, "value": round(value, 5), "unit": "s"}
-    if other is None:
-        return row
-    beside = {"alternative": "OpenCV SIFT", "alternative_value": round(other, 5)}
-    return row | beside | {"ratio": round(other / value, 3)}
-
-
 def main() -> None:
     """Measure, write ``OUT/<version>/speed--<machine>--<device>.json``, and print its table for pages."""
     parser = ArgumentParser(prog="python -m geomatch.benchmarks.studies", description=__doc__)
@@ -82,13 +73,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     options = parser.parse_args()
-    rows = [*warm_rows(options.repeats, options.device)]
-    cells = []
-    for row in rows:
-        beside = f"{row['alternative']}: {row['alternative_value']:.3g} s" if "ratio" in row else ""
-        cells.append((row["name"], f"{row['value']:.3g} {row['unit']}", beside))
+    rows, cells = list[dict[str, Any]](), []
+    for what, ours, other in measure(options.repeats, options.device):
+        rows.append({"name": what, "value": round(ours, 5), "unit": "s"})
+        if other is not None:  # above a ratio of 1 ours is faster
+            ratio = {"alternative_value": round(other, 5), "ratio": round(other / ours, 3)}
+            rows[-1] |= {"alternative": "OpenCV SIFT", **ratio}
+        cells.append((what, f"{ours:.3g} s", "" if other is None else f"{other:.3g} s"))
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    device, table = options.device.partition(":")[0], markdown_table(("measured", "", "beside"), cells)
+    device, table = options.device.partition(":")[0], markdown_table(("measured", "", "OpenCV SIFT"), cells)
     settings = {"repeats": options.repeats, "device": options.device}
     metadata = {"versions": versions(), **machine(), "settings": settings, "tables": [table]}
     path = options.out / version("geomatch-dift") / f"speed--{name}--{device}.json"

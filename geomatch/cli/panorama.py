@@ -1,5 +1,6 @@
 """``geomatch panorama``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import OVERWRITE, descriptor_options, make_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
 

@@ -119,7 +119,7 @@ def _line(
         if are_large(pipeline, *files):
             result = relate_large(pipeline, *files)
         else:
-            result = relate(pipeline, *map(describe, files))
+            result = relate(pipeline, describe(files[0]), describe(files[1]))
     except (ImageError, OSError) as error:
         return {"reason": first_line(error)}
     found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.files import make_folder, write_whole
 from geomatch.geometry import resize_homography, shift_homography, warp_points
@@ -16,11 +17,10 @@ from geomatch.rasters.maps import georeference_of
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
-from geomatch.types import HomographyEstimate
 
 Pair = tuple[str, str]
 """Names of the reference and of the image that is warped onto it."""
-PICTURES, PREVIEWS, PAGE = "warped", "previews", "index.html"
+PICTURES, PREVIEWS = "warped", "previews"
 _SIDE = 1000  # long side of the previews in pixels
 _SQUARES = 8  # of a checkerboard, along its long side
 
@@ -59,17 +59,8 @@ class Target:
     """One for all: (width, height), and the point of the reference at its first pixel."""
 
 
-def estimate_of(line: dict[str, Any]) -> HomographyEstimate | None:
-    """The estimate of a line that `match_list` gave."""
-    if line["reason"] is not None:
-        return None
-    given: dict[str, Any] = {name: line.get(name) for name in ("corner_deviations", "covariance", "score")}
-    matrix, inliers = np.array(line["homography"]), np.array(line["inliers"], np.bool_)
-    return HomographyEstimate(matrix, inliers, model=line["model"], **given)
-
-
-def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple[str, tuple[int, int]]:
-    """Warp the image of a pair onto its reference.
+def write_warped(target: Target, pair: Pair, matrix: NDArray[np.float64]) -> tuple[str, tuple[int, int]]:
+    """Warp the image of a pair onto its reference, from whose pixels the matrix (3, 3) leads to its own.
 
     Returns the picture's path below the results, and where its first pixel lies in the frame. Raises
     `GeomatchError` when an image cannot be read, or the canvas would be too large.
@@ -77,8 +68,8 @@ def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple
     output, name = target.output, target.names[pair]
     opened = [partial(open_raster, target.folder / one, apply_exif=target.reading.apply_exif) for one in pair]
     with opened[0]() as reference, opened[1]() as image:
-        there = through(found.matrix, image.size)
-        back = through(np.linalg.inv(found.matrix), reference.size)
+        there = through(matrix, image.size)
+        back = through(np.linalg.inv(matrix), reference.size)
         frame, moved = (image, reference) if output.inverse else (reference, image)
         send, outline = (back, there) if output.inverse else (there, back)
         size, offset = target.canvas or canvas_of(frame.size, [(moved.size, outline)], output.canvas)

@@ -13,24 +13,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, fill_page, make_folder, write_whole
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
 from geomatch.registration.pair_list import match_list
-from geomatch.registration.pictures import (
-    OUTPUT,
-    PAGE,
-    PICTURES,
-    PREVIEWS,
-    Output,
-    Pair,
-    Target,
-    estimate_of,
-    write_warped,
-)
+from geomatch.registration.pictures import OUTPUT, PICTURES, PREVIEWS, Output, Pair, Target, write_warped
+from geomatch.types import HomographyEstimate
 
-TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
+TABLE, RECORD, MATCHES, PAGE = "registrations.csv", "registrations.json", "matches.jsonl", "index.html"
 """Names of what is written."""
 _SHARE = 20  # times as long as it takes is waited until the tables are written again
 
@@ -204,12 +197,14 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
 
 
 def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
-    pair, found = (line["image0"], line["image1"]), estimate_of(line)
-    matches = line.get("num_matches", 0)
-    if found is None:
+    pair, matches = (line["image0"], line["image1"]), line.get("num_matches", 0)
+    if line["reason"] is not None:
         return Registration(*pair, line["reason"], matches=matches, key=key)
+    given: dict[str, Any] = {name: line.get(name) for name in ("corner_deviations", "covariance", "score")}
+    matrix, inliers = np.array(line["homography"]), np.array(line["inliers"], np.bool_)
+    found = HomographyEstimate(matrix, inliers, model=line["model"], **given)
     try:
-        file, offset = write_warped(target, pair, found)
+        file, offset = write_warped(target, pair, found.matrix)
     except GeomatchError as error:
         return Registration(*pair, first_line(error), matches=matches, key=key)
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())

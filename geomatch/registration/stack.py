@@ -57,7 +57,9 @@ def register_sequence(
         made = islice(match_list(pairs, folder, *told, more=True), known, None)
         for pair, line in zip(tried[known:], made, strict=True):
             if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE):
-                links.append(_link(*pair, line))
+                agree = np.array(line["inliers"], np.bool_)
+                points = [np.array(line[side]).reshape(-1, 2)[agree] for side in ("points0", "points1")]
+                links.append(Link(*pair, np.array(line["homography"]), *points))
             sizes |= {own: tuple(line[f"size{side}"]) for side, own in enumerate(pair) if "size0" in line}
             lines.append({name: value for name, value in line.items() if name not in _LONG})
         models = {line["model"] for line in lines if line["reason"] is None}
@@ -88,12 +90,6 @@ def _further(
     ]
     others = near.keys() - jumps
     return jumps + [pair for pair in near if pair in others][: len(sizes)]
-
-
-def _link(i: int, j: int, line: dict[str, Any]) -> Link:
-    agree = np.array(line["inliers"], np.bool_)
-    points = [np.array(line[name]).reshape(-1, 2)[agree] for name in ("points0", "points1")]
-    return Link(i, j, np.array(line["homography"]), *points)
 
 
 def _lines(
