@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from geomatch.cli import options
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.logs import finish, show_progress
+from geomatch.cli.logs import FOUND, NOT_FOUND, finish, show_progress
 from geomatch.errors import require
 
 if TYPE_CHECKING:
