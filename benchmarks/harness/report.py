@@ -151,9 +151,7 @@ def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]
             x_end = float(x[-1])
             steps = "steps-post" if words.steps else "default"
             axes.plot(x, y, style, drawstyle=steps, color=colour, linewidth=2)
-        axes.set_ylim(0, 100)
-        axes.set_xlim(words.start, x_end)
-        axes.set(xlabel=words.x, ylabel=words.y, title=title)
+        axes.set(xlim=(words.start, x_end), ylim=(0, 100), xlabel=words.x, ylabel=words.y, title=title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(linewidth=0.5, alpha=0.5)
         written = io.StringIO()

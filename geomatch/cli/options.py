@@ -79,27 +79,21 @@ _ENGINE = (
 )  # fmt: skip
 
 
-def run_options(default: str, device: bool = False) -> Callable[[Command], Command]:
-    """Add the options of a `RunContext`, which the command gets as ``context``.
-
-    ``device`` adds ``--device``, for commands without the options of a descriptor.
-    """
+def run_options(default: str) -> Callable[[Command], Command]:
+    """Add the options of a `RunContext`, which the command gets as ``context``; its device is `DEVICE`."""
 
     def context(given: dict[str, Any]) -> "RunContext":
         from geomatch.engine import RunContext, create_engine
 
-        store, device = given.pop("store"), given.pop("device", "auto")
+        store = given.pop("store")
         engine = click.get_current_context().with_resource(create_engine(*given.values()))
-        return RunContext(store, engine, given_options().get("device", device))
+        return RunContext(store, engine, given_options().get("device", "auto"))
 
     place = click.option(
         "--store", metavar="PLACE",
         help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
     )  # fmt: skip
-    more = click.option(
-        "--device", default="auto", show_default=True, help="Device of the networks: cpu, cuda, mps."
-    )
-    return bundled("context", context, place, *_ENGINE, *([more] if device else []))
+    return bundled("context", context, place, *_ENGINE)
 
 
 MASKS = (
@@ -213,9 +207,13 @@ _OPTIONS = dict([
             "float32.", click.Choice(["auto", "float32", "bfloat16", "float16"])),
     _option("--compile", "Compile the network; auto: on CUDA when many images come.",
             click.Choice(["auto", "on", "off"])),
-    _option("--device", "Of the detector's network, too: cpu, cuda, mps. [default: the best there is]"),
+    _option("--device", "Where networks run: cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip
+
+
+DEVICE = bundled("", dict, _OPTIONS["--device"])
+"""For commands without the other options of a descriptor."""
 
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomatch.files import make_folder, write_whole
 from geomatch.geometry import resize_homography, shift_homography, warp_points
-from geomatch.images import READING, Conversion, Reading
+from geomatch.images import READING, Reading
 from geomatch.rasters.maps import georeference_of
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
@@ -82,25 +82,19 @@ def write_warped(target: Target, pair: Pair, matrix: NDArray[np.float64]) -> tup
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
         if output.pages:
             with open_raster(path) as warped:
-                rasters = frame, moved, warped
-                write_previews(target.out, name, rasters, offset, send, target.reading.conversion)
+                write_previews(target, name, (frame, moved, warped), offset, send)
     return path.relative_to(target.out).as_posix(), offset
 
 
 def write_previews(
-    out: Path,
-    name: str,
-    rasters: tuple[Raster, Raster, Raster],
-    offset: tuple[int, int],
-    send: Send,
-    conversion: Conversion,
+    target: Target, name: str, rasters: tuple[Raster, Raster, Raster], offset: tuple[int, int], send: Send
 ) -> None:
     """Write the frame, the picture warped onto it and a checkerboard of both, as the page shows them.
 
     ``rasters`` are the frame, the image, and the image warped, whose first pixel lies at ``offset`` of the
     frame; ``send`` says where points of the frame lie in the image.
     """
-    frame, image, warped = rasters
+    (frame, image, warped), conversion = rasters, target.reading.conversion
     shown = warped.overview(_SIDE, conversion)
     plain = frame.overview(_SIDE, conversion)
     to_shown = resize_homography(warped.size, shown.size) @ shift_homography(-offset[0], -offset[1])
@@ -120,7 +114,7 @@ def write_previews(
         "checkerboard": np.where(chosen[:, :, None], shown.pixels, behind),
     }
     for kind, pixels in pictures.items():
-        path = out / PREVIEWS / f"{name}.{kind}.jpg"
+        path = target.out / PREVIEWS / f"{name}.{kind}.jpg"
         make_folder(path.parent)
         _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1], np.uint8))
         write_whole(path, code.tobytes())
