@@ -13,8 +13,7 @@ from geomatch.cameras import Camera, camera_of
 from geomatch.collection.features import KIND, StoredFeatures, extract_features, feature_key
 from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.collection.match import dense_twin
-from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import pool_images, read_array, unit_rows
+from geomatch.collection.retrieval import pool_images, read_row, unit_rows
 from geomatch.colmap.cameras import camera_tags
 from geomatch.colmap.conventions import to_colmap
 from geomatch.describers import Describer
@@ -85,7 +84,7 @@ class ModelImages:
     @cached_property
     def _looks(self) -> tuple[tuple[Any, Any], NDArray[np.float32]]:
         """Mean and deviation of the pooled features' channels, and the images' unit rows by them."""
-        rows = np.stack([read_array(self.stored.store, GLOBAL, key, "row") for key in self.pooled])
+        rows = np.stack([read_row(self.stored.store, key) for key in self.pooled])
         scale = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
         return scale, unit_rows(rows, *scale)
 
