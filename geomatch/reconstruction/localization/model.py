@@ -1,7 +1,7 @@
 """A model's images: their features, found as `reconstruct` finds them, with the points that they show."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,7 @@ from geomatch.cameras import Camera, camera_of
 from geomatch.collection.features import KIND, StoredFeatures, extract_features, feature_key
 from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.collection.match import dense_twin
-from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import pool_images, read_array, unit_rows
+from geomatch.collection.retrieval import pool_images, read_row, unit_rows
 from geomatch.colmap.cameras import camera_tags
 from geomatch.colmap.conventions import to_colmap
 from geomatch.describers import Describer
@@ -26,7 +25,7 @@ from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key
 from geomatch.reconstruction.folder import photographs_of, run_of
 from geomatch.reconstruction.localization.pose import Trial
-from geomatch.reconstruction.models import find_model, read_model
+from geomatch.reconstruction.models import find_model, posed_images, read_model
 from geomatch.types import Features
 
 _REACH = 1.5  # pixels between a keypoint and the model's, of which it is one
@@ -54,6 +53,7 @@ class ModelImages:
     stored: StoredFeatures
     pooled: tuple[str, ...]
     """Keys of the pooled features of each image."""
+    _held: dict[str, Shown] = field(default_factory=dict)
 
     @cached_property
     def _model(self) -> Any:
@@ -84,13 +84,9 @@ class ModelImages:
     @cached_property
     def _looks(self) -> tuple[tuple[Any, Any], NDArray[np.float32]]:
         """Mean and deviation of the pooled features' channels, and the images' unit rows by them."""
-        rows = np.stack([read_array(self.stored.store, GLOBAL, key, "row") for key in self.pooled])
+        rows = np.stack([read_row(self.stored.store, key) for key in self.pooled])
         scale = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
         return scale, unit_rows(rows, *scale)
-
-    @cached_property
-    def _held(self) -> dict[str, Shown]:
-        return {}
 
     def nearest(self, row: NDArray[np.float32], count: int) -> list[str]:
         """The images that look most like one with these pooled features, best first."""
@@ -169,7 +165,7 @@ def find_model_images(
     root = images or photographs_of(path)
     if not root.is_dir():
         raise GeomatchError(f"{root} is no folder: give that of the model's photographs (--images)")
-    names = sorted(str(image.name) for image in model.images.values() if image.has_pose)
+    names = [image.name for image in posed_images(model)]
     files, detector_key = ImageFiles(root.absolute(), masks), [cache_key(part) for part in parts]
     store = context.store_at((run_of(path) or path / "localized") / "store")
     with context.started() as started:
