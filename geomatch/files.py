@@ -147,6 +147,13 @@ def make_folder(folder: Path) -> None:
         raise OSError(f"{folder} is a file or in one; give a folder for the results") from error
 
 
+def refuse_others(folder: Path, names: Iterable[str], ours: bool, program: str) -> None:
+    """Raise GeomatchError for files or folders of these names in a folder that is not ``program``'s."""
+    there = [name for name in names if (folder / name).exists()]
+    if there and not ours:
+        raise GeomatchError(f"{folder / there[0]} was not written by `{program}`: give another folder")
+
+
 def digest_of(content: Any) -> str:
     """SHA-256 of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

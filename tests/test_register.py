@@ -226,6 +226,15 @@ def test_an_interrupted_run_keeps_what_it_has(
     assert len((out / "matches.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("name", ["index.html", "registrations.csv", "matches.jsonl"])
+def test_files_of_others_stay(folder: Path, pipeline: Pipeline, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("theirs\n")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(GeomatchError, match=f"{name} was not written by .?geomatch"):
+        register(folder / "reference.png", [folder / "eight.png"], tmp_path, pipeline=pipeline)
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_union_and_inverse(folder: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     told = {"pipeline": pipeline}
     reference, image = folder / "reference.png", folder / "eight.png"

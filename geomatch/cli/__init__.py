@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.warnoptions:
         # of damage that becomes an error, or does no harm
         warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
+        warnings.filterwarnings("ignore", "Glyph ")  # of matplotlib, which has no font for it
     for library in ("tifffile", "diffusers.configuration_utils", "diffusers.pipelines"):  # likewise
         logging.getLogger(library).setLevel(logging.CRITICAL)
     received, words = _end_cleanly(), sys.argv[1:] if arguments is None else list(arguments)

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from geomatch.colmap.target import check_closed
 from geomatch.errors import GeomatchError
-from geomatch.files import read_json
+from geomatch.files import read_json, refuse_others
 
 WRITTEN = (
     "summary.json", "database.db", "sparse", "model.html",
@@ -44,9 +44,7 @@ def unfinished(out: Path) -> Iterator[Path]:
     """A folder in ``out`` whose content replaces an earlier run's when the block succeeds."""
     with locked(out):
         work = out / ".unfinished"
-        others = [name for name in WRITTEN if (out / name).exists()]
-        if others and not is_ours(out):
-            raise GeomatchError(f"{out / others[-1]} was not written by `{PROGRAM}`: give another folder")
+        refuse_others(out, WRITTEN, is_ours(out), PROGRAM)
         check_closed(out / "database.db")
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
         try:

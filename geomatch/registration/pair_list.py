@@ -141,8 +141,11 @@ class _Lines:
                 break
             try:
                 self.places[str(json.loads(text)["key"])] = end, end + len(text)
-            except (ValueError, TypeError, KeyError):
-                break
+            except (ValueError, TypeError, KeyError) as error:
+                if end:
+                    break
+                told = f"{file.name} was not written by geomatch: give another folder"
+                raise GeomatchError(told) from error
             end += len(text)
         file.truncate(end)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of, fill_page, make_folder, write_whole
+from geomatch.files import digest_of, fill_page, make_folder, refuse_others, write_whole
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
 from geomatch.registration.pair_list import match_list
@@ -109,10 +109,18 @@ def register_pairs(
     """`register` for pairs of reference and image, named by their paths below ``folder``."""
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
-    make_folder(out)
+    matches = begin(out)
     target = Target(Path(folder), out, names_of(pairs), reading, output)
-    lines = match_list(pairs, target.folder, pipeline, reading, out / MATCHES)
+    lines = match_list(pairs, target.folder, pipeline, reading, matches)
     return write_registrations(lines, target)
+
+
+def begin(out: Path) -> Path:
+    """Make the folder of results, whose file of matches it gives; GeomatchError if they are another's."""
+    make_folder(out)
+    ours = any((out / name).exists() for name in (RECORD, MATCHES))
+    refuse_others(out, (TABLE, PAGE, PICTURES), ours, "geomatch register")
+    return out / MATCHES
 
 
 def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list[Registration]:

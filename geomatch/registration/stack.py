@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from geomatch.errors import GeomatchError
-from geomatch.files import digest_of, make_folder, natural_order
+from geomatch.files import digest_of, natural_order
 from geomatch.geometry import normalize_homography
 from geomatch.images import READING, Reading
 from geomatch.pipeline import Pipeline
 from geomatch.rasters.warping import canvas_of, through
 from geomatch.registration.pair_list import match_list
 from geomatch.registration.pictures import OUTPUT, Output, Target
-from geomatch.registration.register import MATCHES, Registration, named_files, names_of, write_registrations
+from geomatch.registration.register import Registration, begin, named_files, names_of, write_registrations
 from geomatch.registration.sequence import Link, Matrix, adjust, closures, pairs_of
 from geomatch.transforms import PLANES
 
@@ -48,8 +48,7 @@ def register_sequence(
         raise GeomatchError(f"a sequence needs two images at least, got {len(names)}")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
-    make_folder(out)
-    count, told = len(names), (pipeline, reading, out / MATCHES)
+    count, told = len(names), (pipeline, reading, begin(out))
     tried, sizes = [(i, i + 1) for i in range(count - 1)], {0: (1, 1)}  # a pixel where none can be read
     links, lines = list[Link](), list[dict[str, Any]]()
     for _ in range(_ROUNDS):

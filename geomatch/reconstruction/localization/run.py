@@ -17,7 +17,7 @@ from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, ImageError, first_line
-from geomatch.files import digest_of, folder_beside, read_json, write_whole
+from geomatch.files import digest_of, folder_beside, read_json, refuse_others, write_whole
 from geomatch.progress import progress_bar
 from geomatch.reconstruction.folder import locked
 from geomatch.reconstruction.localization.localizer import NEAREST, Localizer
@@ -97,10 +97,9 @@ def _find_queries(given: Sequence[Path]) -> dict[str, Path]:
 
 def _read(out: Path) -> dict[str, dict[str, Any]]:
     """What earlier runs found, by name."""
-    there = [name for name in (_RESULTS, _POSES, *_COLMAP, "images.bin") if (out / name).exists()]
-    content = read_json(out / _RESULTS, "file of results") if _RESULTS in there else {}
-    if there and content.get("program") != _PROGRAM:
-        raise GeomatchError(f"{out / there[0]} was not written by `{_PROGRAM}`: give another folder")
+    content = read_json(out / _RESULTS, "file of results") if (out / _RESULTS).exists() else {}
+    names = _RESULTS, _POSES, *_COLMAP, "images.bin"
+    refuse_others(out, names, content.get("program") == _PROGRAM, _PROGRAM)
     return dict(content.get("queries", {}))
 
 
