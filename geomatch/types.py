@@ -242,7 +242,7 @@ class HomographyEstimate(_Found):
 
     @property
     def uncertain(self) -> bool:
-        """See `_Found`."""
+        """True where the inliers leave a corner of image 0 uncertain by more than 5 px."""
         return self.corner_deviations is not None and bool(self.corner_deviations.max() > _UNCERTAIN)
 
     def _remarks(self) -> list[str]:
@@ -309,7 +309,7 @@ class RelativePose(_Found):
 
     @property
     def uncertain(self) -> bool:
-        """See `_Found`."""
+        """True where the inliers leave rotation or translation uncertain by more than 5 degrees."""
         moved = 0 if self.translation is None else self.translation_deviation
         return max(self.rotation_deviation, moved) > _UNCERTAIN
 

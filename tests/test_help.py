@@ -16,6 +16,7 @@ import pytest
 from pages import Workplace, parse
 from pages import run as run_line
 
+from geomatch.benchmarks.harness.download import RELEASES
 from geomatch.cli import app, main
 from geomatch.cli.help import add_help, commands_of
 from geomatch.progress import progress_bar
@@ -50,6 +51,13 @@ def test_every_command_has_examples_that_are_understood() -> None:
         for line in lines:
             assert line.startswith(f"geomatch {path}".strip()), line
             parse(line)
+
+
+def test_archives_of_examples_are_those_of_the_releases() -> None:
+    for line in EXAMPLES:
+        if "--archive" in line:
+            _, _, name, *_, archive = line.split()
+            assert archive in [file.file_name for file, _ in RELEASES[name].files], line
 
 
 @pytest.mark.slow

@@ -121,15 +121,6 @@ class Comparison:
         first, second = self.budgets
         return found if first == second else f"{found}, at {first} and {second} keypoints"
 
-    def seen_from(self, method: str) -> "Comparison":
-        """The same comparison with this one of the two methods as the first."""
-        if method == self.first:
-            return self
-        return Comparison(
-            self.second, self.first, -self.difference, -self.high, -self.low, self.items, self.units,
-            self.budgets[::-1],
-        )  # fmt: skip
-
 
 def compare(
     task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row], resamples: int = 2000
@@ -177,23 +168,15 @@ def _resampled(
     return float(low), float(high), len(members)
 
 
-def rank(
-    task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], comparisons: Sequence[Comparison]
-) -> list[tuple[str, float, Comparison | None]]:
-    """Methods, their headline measure in percent, and the first method minus each, which the first lacks.
+def rank(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """The headline measure in percent of methods that have rows.
 
     Those with most rows stand first, and of these the best: a method without the hard pairs leads nothing.
     """
     found = {
         m: task.statistic(protocol, task.values(protocol, rows)) for m, rows in by_method.items() if rows
     }
-    ordered = sorted(found, key=lambda method: (-len(by_method[method]), -found[method]))
-    behind = {
-        one.seen_from(ordered[0]).second: one.seen_from(ordered[0])
-        for one in comparisons
-        if ordered[0] in (one.first, one.second)
-    }
-    return [(method, found[method], behind.get(method)) for method in ordered]
+    return dict(sorted(found.items(), key=lambda item: (-len(by_method[item[0]]), -item[1])))
 
 
 def compare_all(

@@ -239,18 +239,15 @@ class Evaluating:
         """Rows, and how many had to be computed."""
         evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.store)
         cells: Cells = {}
-        computed: list[str] = []
+        computed = 0
         for protocol, key in self.keys(job):
-
-            def make(_: list[int], protocol: Any = protocol) -> list[list[Row]]:
-                computed.append(protocol.name)
-                return [evaluation.rows(protocol)]
-
-            (own,) = self.store.cached(ROWS, [key], make, _packed, _unpacked)
+            own = self.store.found(ROWS, key, _unpacked)
+            if own is None:
+                own, computed = evaluation.rows(protocol), computed + 1
+                if not any(map(unreadable, own)):
+                    self.store.write(ROWS, key, _packed(own))
             cells[protocol.name] = own
-            if any(map(unreadable, own)):
-                self.store.remove(ROWS, key)
-        return cells, len(computed)
+        return cells, computed
 
 
 def _packed(rows: list[Row]) -> bytes:

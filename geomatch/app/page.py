@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from geomatch.app.work import Run, find_point, match_photographs, reconstruct_photographs
+from geomatch.cameras import pycolmap
 from geomatch.demo import bundled_pair
 from geomatch.dift import PRESETS
 from geomatch.errors import GeomatchError, require
@@ -29,6 +30,8 @@ def serve(run: Run, commands: Mapping[str, Any], host: str, port: int, ready: Ca
     except OSError as error:
         raise GeomatchError(f"{host}:{port}: {error.strerror}; give another --port or --host") from error
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    os.environ["no_proxy"] = f"{others},{host},localhost"  # gradio asks the page whether it is there
     # all that anybody puts into temporary files goes there
     with TemporaryDirectory(prefix="geomatch-app-", ignore_cleanup_errors=True) as tempfile.tempdir:
         try:
@@ -48,6 +51,7 @@ def serve(run: Run, commands: Mapping[str, Any], host: str, port: int, ready: Ca
                 allowed_paths=[str(bundled_pair().image0.parent)],
             )  # fmt: skip
             ready(url)
+            pycolmap()  # here, in the main thread, where its handler of signals can be undone
             threading.Event().wait()
         finally:
             tempfile.tempdir = None
@@ -105,7 +109,7 @@ def _reconstruct_tab(gr: Any, run: Run, command: Any) -> None:
     status, view = gr.Markdown(elem_id="model-status"), gr.HTML(elem_id="view")
     archive = gr.File(label="Model", visible=False, interactive=False)
 
-    def work(sent: Any, *given: Any, progress: Any = tracked) -> Iterator[dict[Any, Any]]:
+    def work(progress: Any = tracked, sent: Any = None, *given: Any) -> Iterator[dict[Any, Any]]:
         with TemporaryDirectory() as place:
             paths, options = [Path(path) for path in sent or ()], _options(fields, given)
             told, packed, shown = reconstruct_photographs(run, paths, options, Path(place))

@@ -1,18 +1,16 @@
 """``geomatch panorama``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import NOT_FOUND
-from geomatch.cli.logs import finish
+from geomatch.cli.logs import NOT_FOUND, finish
 from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import OVERWRITE, descriptor_options, make_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
 

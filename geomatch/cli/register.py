@@ -1,5 +1,6 @@
 """``geomatch register``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,6 @@ from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import bundled, descriptor_options, make_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
     from geomatch.registration.register import Registration
