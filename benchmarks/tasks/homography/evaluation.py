@@ -155,11 +155,7 @@ def _everywhere(
 
 
 def solve(
-    name: str,
-    threshold: float,
-    points0: NDArray[np.float64],
-    points1: NDArray[np.float64],
-    size: tuple[int, int] = (1, 1),
+    name: str, threshold: float, points0: Points, points1: Points, size: tuple[int, int] = (1, 1)
 ) -> NDArray[np.float64] | None:
     """(3, 3) from (M, 2) points of image 0, of (width, height) ``size``, and their partners; not refitted.
 
