@@ -178,10 +178,9 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
     elif hasattr(given, "describe") or hasattr(given, "dense_many"):
         source = None if task.dense else create_detector("sift", settings.max_keypoints)
         method = Method.of(name, source, cast(Describer, given))
-    elif hasattr(given, "match_images"):
-        method = Method(name, pair_matcher=given)
     else:
-        method = Method(name, pair_matcher=FunctionMatcher(given) if callable(given) else None)
+        function = FunctionMatcher(given) if callable(given) else None
+        method = Method(name, pair_matcher=given if hasattr(given, "match_images") else function)
     needed = "keypoints or matches: (detector, describer), a describer or a function"
     right = method.source is not None or method.pair_matcher is not None
     if task.dense:
