@@ -244,13 +244,10 @@ class Evaluating:
             if own is None:
                 own, computed = evaluation.rows(protocol), computed + 1
                 if not any(map(unreadable, own)):
-                    self.store.write(ROWS, key, _packed(own))
+                    packed = pack_arrays(ROWS, {"rows": json.dumps(own, allow_nan=False)})
+                    self.store.write(ROWS, key, packed)
             cells[protocol.name] = own
         return cells, computed
-
-
-def _packed(rows: list[Row]) -> bytes:
-    return pack_arrays(ROWS, {"rows": json.dumps(rows, allow_nan=False)})
 
 
 def _unpacked(data: bytes, label: str) -> list[Row]:
