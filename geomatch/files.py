@@ -143,8 +143,8 @@ def make_folder(folder: Path) -> None:
     """Create the folder for results; raises `OSError` for a file of that name."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise OSError(f"{folder} is a file; give a folder for the results") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OSError(f"{folder} is a file or in one; give a folder for the results") from error
 
 
 def digest_of(content: Any) -> str:
