@@ -18,6 +18,7 @@ from geomatch.benchmarks.harness.record import Run, allowed
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Task
 from geomatch.files import digest_of
 
+RESAMPLES = 2000  # of units, for an interval
 FEW = 10  # below so many units the resamples are too much alike for an interval
 
 
@@ -122,9 +123,7 @@ class Comparison:
         return found if first == second else f"{found}, at {first} and {second} keypoints"
 
 
-def compare(
-    task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row], resamples: int = 2000
-) -> Comparison:
+def compare(task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row]) -> Comparison:
     """The protocol's headline measure of two methods, on the pairs that both have rows of.
 
     The 95 % interval is a bootstrap of clusters (Davison and Hinkley, 1997, ch. 3.8): rows of one unit share
@@ -140,7 +139,7 @@ def compare(
     def difference(places: NDArray[np.intp]) -> float:
         return task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places])
 
-    low, high, units = _resampled(common, difference, resamples)
+    low, high, units = _resampled(common, difference)
     return Comparison(
         rows0[0]["method"], rows1[0]["method"], difference(np.arange(len(common))), low, high, len(common),
         units,
@@ -154,14 +153,14 @@ def _standing(task: Task, protocol: Any, rows: Sequence[Row]) -> Standing:
 
 
 def _resampled(
-    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int = 2000
+    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float]
 ) -> tuple[float, float, int]:
     """2.5 and 97.5 % of a statistic of the places of pairs when units are drawn; the number of units."""
     units = np.array([pair.split()[0] for pair in pairs])
     members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
     rng = np.random.default_rng(0)
     drawn = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         chosen = rng.integers(len(members), size=len(members))
         drawn.append(statistic(np.concatenate([members[k] for k in chosen])))
     low, high = np.percentile(drawn, [2.5, 97.5])

@@ -178,10 +178,9 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
     elif hasattr(given, "describe") or hasattr(given, "dense_many"):
         source = None if task.dense else create_detector("sift", settings.max_keypoints)
         method = Method.of(name, source, cast(Describer, given))
-    elif hasattr(given, "match_images"):
-        method = Method(name, pair_matcher=given)
     else:
-        method = Method(name, pair_matcher=FunctionMatcher(given) if callable(given) else None)
+        function = FunctionMatcher(given) if callable(given) else None
+        method = Method(name, pair_matcher=given if hasattr(given, "match_images") else function)
     needed = "keypoints or matches: (detector, describer), a describer or a function"
     right = method.source is not None or method.pair_matcher is not None
     if task.dense:
@@ -245,13 +244,10 @@ class Evaluating:
             if own is None:
                 own, computed = evaluation.rows(protocol), computed + 1
                 if not any(map(unreadable, own)):
-                    self.store.write(ROWS, key, _packed(own))
+                    packed = pack_arrays(ROWS, {"rows": json.dumps(own, allow_nan=False)})
+                    self.store.write(ROWS, key, packed)
             cells[protocol.name] = own
         return cells, computed
-
-
-def _packed(rows: list[Row]) -> bytes:
-    return pack_arrays(ROWS, {"rows": json.dumps(rows, allow_nan=False)})
 
 
 def _unpacked(data: bytes, label: str) -> list[Row]:

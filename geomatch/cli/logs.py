@@ -29,7 +29,7 @@ def _choose(context: click.Context, parameter: click.Parameter, quiet: bool | No
 
 QUIET = click.Option(
     ["-q/-v", "--quiet/--verbose"], default=None, expose_value=False, callback=_choose,
-    help="Errors alone, without bars; or all that is loaded and how long it takes.",
+    help="Print only errors on standard error; or all that is loaded and how long it takes.",
 )  # fmt: skip
 
 

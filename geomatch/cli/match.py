@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
 
@@ -35,14 +35,25 @@ MATCHING = (
 """What the command has in common with those of collections."""
 
 
-def _pipeline(given: dict[str, Any]) -> "Callable[[], Pipeline]":
-    """Names and numbers are checked now; the pipeline is made later, which loads torch."""
+class How(NamedTuple):
+    """How files become images, and two of them matches and a geometry, as the command line says it."""
+
+    reading: "Reading"
+    pipeline: "Callable[[], Pipeline]"
+    """Makes it, which loads torch; names and numbers are checked before."""
+
+
+def _how(given: dict[str, Any]) -> How:
     from geomatch.cameras import read_cameras
     from geomatch.describers import choose_parts
     from geomatch.estimators import Essential, create_estimator
     from geomatch.estimators.models import PLANE_MODELS
+    from geomatch.images import Conversion, Masks, Reading
     from geomatch.keypoints import ORIENTED
 
+    converted = Conversion(given.pop("stretch"), given.pop("bands"))
+    masks = Masks(given.pop("masks"), given.pop("ignore_border"))
+    reading = Reading(given.pop("apply_exif"), converted, masks)
     model, cameras, threshold = given.pop("geometry"), given.pop("cameras"), given["threshold"]
     if model in PLANE_MODELS:
         create_estimator(given["estimator"], threshold, model)
@@ -61,19 +72,12 @@ def _pipeline(given: dict[str, Any]) -> "Callable[[], Pipeline]":
 
         return Pipeline(model=model, device=device, **given)
 
-    return make
+    return How(reading, make)
 
 
-def _reading(given: dict[str, Any]) -> "Reading":
-    from geomatch.images import Conversion, Masks, Reading
-
-    converted, masks = Conversion(given["stretch"], given["bands"]), (given["masks"], given["ignore_border"])
-    return Reading(given["apply_exif"], converted, Masks(*masks))
-
-
-pipeline_options = options.bundled(
-    "pipeline",
-    _pipeline,
+pair_options = options.bundled(
+    "how",
+    _how,
     click.option("--detector", metavar="NAME", shell_complete=options.complete_names,
                  help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                       "[default: mixed]"),
@@ -95,11 +99,6 @@ pipeline_options = options.bundled(
                  help="Move matched grid points to where feature maps agree. [default: yes]"),
     click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
                  help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
-)  # fmt: skip
-"""From keypoints to geometry; a command gets as ``pipeline`` what makes a `geomatch.Pipeline`."""
-reading_options = options.bundled(
-    "reading",
-    _reading,
     click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
                  show_default=True,
                  help="Stretch values of more than 8 bits that use less than a quarter of their range."),
@@ -109,7 +108,7 @@ reading_options = options.bundled(
                  help="Turn images as their EXIF data says."),
     *options.MASKS,
 )  # fmt: skip
-"""How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
+"""From files to geometry; a command gets `How` as ``how``."""
 FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
                       show_default=True, help="Of the pictures; svg and pdf need the extra report.",
                       callback=lambda context, parameter, value: value if value == "png" else (
@@ -143,8 +142,7 @@ FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pd
                    "each.")  # fmt: skip
 @click.option("--images", "folder", type=click.Path(path_type=Path), metavar="DIR",
               help="Where the names of --pairs lie. [default: the working directory]")  # fmt: skip
-@pipeline_options
-@reading_options
+@pair_options
 @options.descriptor_options()
 def match(
     images: tuple[Path, ...],
@@ -153,8 +151,7 @@ def match(
     own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
     folder: Path | None,
-    pipeline: "Callable[[], Pipeline]",
-    reading: "Reading",
+    how: How,
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
 
@@ -166,7 +163,7 @@ def match(
     if pair_list is not None:
         if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
-        return _match_list(pair_list, folder or Path(), out, pipeline(), reading)
+        return _match_list(pair_list, folder or Path(), out, how)
     if len(images) != 2 or folder is not None:
         raise click.UsageError("give two images, or --pairs FILE; --images goes with --pairs")
     from geomatch.images import check_image_file
@@ -179,10 +176,10 @@ def match(
 
     if out:
         options.make_out(out, FILES)  # better now than after the work
-    reading.masks.check([path.name for path in images])
-    found = [reading.file(path, path.name) for path in images]
+    how.reading.masks.check([path.name for path in images])
+    found = [how.reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
-    result = match_pair(pipeline(), one, two, reading)
+    result = match_pair(how.pipeline(), one, two, how.reading)
     written = save_result(result, out, styles, suffix) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
@@ -193,9 +190,7 @@ def match(
     return FOUND if result.geometry else NOT_FOUND
 
 
-def _match_list(
-    pair_list: Path, folder: Path, out: Path | None, pipeline: "Pipeline", reading: "Reading"
-) -> int:
+def _match_list(pair_list: Path, folder: Path, out: Path | None, how: How) -> int:
     """Lines of JSON on standard output, or in a file that a second run goes on with."""
     from geomatch.registration.pair_list import match_list, read_pairs
 
@@ -203,7 +198,7 @@ def _match_list(
     if out:
         options.make_out(out)
     failed = total = 0
-    for line in match_list(pairs, folder, pipeline, reading, out and out / "matches.jsonl"):
+    for line in match_list(pairs, folder, how.pipeline(), how.reading, out and out / "matches.jsonl"):
         total += 1
         failed += line["reason"] is not None
         if out is None:

@@ -232,5 +232,4 @@ def open_raster(path: str | os.PathLike[str], *, apply_exif: bool = True) -> Ras
         size = (height, width) if turn > 4 else (width, height)
         clear = alpha or (page is not None and (page.nodata is not None or page.mask is not None))
         closing = stack.pop_all().close
-        return Raster(name, size, dtype, count - alpha, clear, turn, closing, file, page, array)
-    raise AssertionError  # nothing above is suppressed
+    return Raster(name, size, dtype, count - alpha, clear, turn, closing, file, page, array)
