@@ -140,11 +140,13 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the folder for results; raises `OSError` for a file of that name."""
+    """Create the folder for results; raises `OSError` where that or writing to it is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OSError(f"{folder} is a file or in one; give a folder for the results") from error
+    except OSError as error:
+        raise OSError(f"{folder}: no folder can be made there ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(f"{folder}: nothing can be written to this folder; name another one")
 
 
 def refuse_others(folder: Path, names: Iterable[str], ours: bool, program: str) -> None:

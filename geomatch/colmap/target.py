@@ -13,7 +13,7 @@ from pathlib import Path
 from geomatch.colmap.library import database
 from geomatch.colmap.sqlite import TABLES, open_read_only
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import folder_beside
+from geomatch.files import folder_beside, make_folder
 
 SPARE = 32 * 2**20
 """Bytes of the disk that stay free."""
@@ -44,8 +44,7 @@ def check_target(path: Path, extend: bool) -> None:
         raise GeomatchError(f"{path} exists already; give another name, or extend it (--extend)")
     if not path.parent.is_dir():
         raise OSError(f"{path.parent}: no such folder for the database")
-    if not os.access(path.resolve().parent, os.W_OK):
-        raise OSError(f"{path.resolve().parent}: nothing can be written to this folder; name another one")
+    make_folder(path.resolve().parent)  # raises
     if path.exists():
         with _held(path):
             pass

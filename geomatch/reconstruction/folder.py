@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from geomatch.colmap.target import check_closed
 from geomatch.errors import GeomatchError
-from geomatch.files import read_json, refuse_others
+from geomatch.files import make_folder, read_json, refuse_others
 
 WRITTEN = (
     "summary.json", "database.db", "sparse", "model.html",
@@ -26,10 +26,7 @@ MARKS = {"undistorted": "names.json", "transforms.json": ""}
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold a folder, which is made, for one run; raises GeomatchError while another holds it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GeomatchError(f"{out}: no folder can be made there ({error.strerror})") from error
+    make_folder(out)
     try:
         lock = FileLock(out / ".lock").acquire(timeout=0)
     except Timeout as error:
