@@ -115,6 +115,14 @@ def test_many_matches_are_thinned_all_over_the_image(make: Make, rng: np.random.
     assert counts.min() >= 4
 
 
+def test_points_in_the_order_of_rows_are_thinned_down_to_the_last_row(make: Make) -> None:
+    points0 = np.stack(np.meshgrid(np.arange(0, SIZE[0], 10), np.arange(0, SIZE[1], 10)), -1).reshape(-1, 2)
+    picture = draw_matches(make(points0, points0 * 0.5, found(np.ones(len(points0), np.bool_))))
+    starts = np.array([np.array(line.points)[0] for line in lines_of(picture, 2)])
+    assert len(starts) <= 150
+    assert starts[:, 1].max() > 0.9 * SIDE * SIZE[1] / SIZE[0]
+
+
 def test_a_refusal_is_grey_with_its_reason(make: Make, rng: np.random.Generator) -> None:
     points = rng.uniform(0, 400, (300, 2))
     picture = draw_matches(make(points, points, EstimationFailure("they " + "do not agree, " * 30)))

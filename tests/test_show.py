@@ -1,5 +1,6 @@
 """Pictures of point transfer and principal components whose answer is known, and the command."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -209,3 +210,6 @@ def test_wrong_use_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert words in err
     assert not (tmp_path / "show-out").exists()
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK)
+    code, _, err = run("a.png", "--pca")
+    assert (code, err) == (2, "geomatch: show-out: nothing can be written to this folder; name another one\n")
