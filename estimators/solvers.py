@@ -13,6 +13,9 @@ from geomatch.estimators.gate import Gate, check_threshold, checked_points
 from geomatch.estimators.planes import PLANES, Plane, commonest_shift
 from geomatch.estimators.selection import Answer, choose_model
 
+Array = NDArray[np.floating]
+Size = tuple[int, int]
+
 
 class Estimator(Protocol):
     """Finds the homography that most matches agree on.
@@ -22,12 +25,7 @@ class Estimator(Protocol):
     the wanted probability of having drawn one sample without outliers.
     """
 
-    def estimate(
-        self,
-        points0: NDArray[np.floating],
-        points1: NDArray[np.floating],
-        image_size: tuple[int, int] | None = None,
-    ) -> Answer:
+    def estimate(self, points0: Array, points1: Array, image_size: Size | None = None) -> Answer:
         """Estimate the homography from image 0 to image 1, or say why there is none.
 
         Args:
@@ -46,10 +44,7 @@ def threshold_of(estimator: Estimator, default: float) -> float:
 
 
 def _estimate(
-    self: "OpenCVEstimator | KorniaEstimator | PoseLibEstimator",
-    points0: NDArray[np.floating],
-    points1: NDArray[np.floating],
-    image_size: tuple[int, int] | None = None,
+    self: "KorniaEstimator | PoseLibEstimator", points0: Array, points1: Array, image_size: Size | None = None
 ) -> Answer:
     """Estimate as `Estimator` says."""
     return self.gate.run(self.solve, points0, points1, self.threshold, image_size)
@@ -97,12 +92,7 @@ class OpenCVEstimator:
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
 
-    def estimate(
-        self,
-        points0: NDArray[np.floating],
-        points1: NDArray[np.floating],
-        image_size: tuple[int, int] | None = None,
-    ) -> Answer:
+    def estimate(self, points0: Array, points1: Array, image_size: Size | None = None) -> Answer:
         """Estimate as `Estimator` says."""
 
         def answer(plane: Plane, matrix: Points | None = None) -> Answer:
@@ -113,7 +103,7 @@ class OpenCVEstimator:
             return answer(PLANES[self.model])
         return choose_model(answer, *checked_points(points0, points1), self.threshold, image_size)
 
-    def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+    def solve(self, p0: Points, p1: Points) -> Array | None:
         """The solver's own matrix, from at least four finite matches; of a rotation a similarity."""
         if self.model == "translation":
             return commonest_shift(p0, p1, self.threshold)
@@ -149,7 +139,7 @@ class KorniaEstimator:
 
     estimate = _estimate
 
-    def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+    def solve(self, p0: Points, p1: Points) -> Array | None:
         """The solver's own matrix, from at least four finite matches."""
         import torch
         from kornia.geometry.ransac import RANSAC
@@ -182,7 +172,7 @@ class PoseLibEstimator:
 
     estimate = _estimate
 
-    def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+    def solve(self, p0: Points, p1: Points) -> Array | None:
         """The solver's own matrix, from at least four finite matches."""
         import poselib
 

@@ -143,8 +143,8 @@ def make_folder(folder: Path) -> None:
     """Create the folder for results; raises `OSError` for a file of that name."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise OSError(f"{folder} is a file; give a folder for the results") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OSError(f"{folder} is a file or in one; give a folder for the results") from error
 
 
 def digest_of(content: Any) -> str:
@@ -185,33 +185,26 @@ def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
     present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
     buffer = io.BytesIO()
     np.savez(buffer, kind=np.asarray(kind), **present)  # type: ignore[arg-type]
-    return named(buffer.getvalue(), "")
+    return named(buffer.getvalue())
 
 
-def named(data: bytes, name: str) -> bytes:
+def named(data: bytes, name: bytes = b"") -> bytes:
     """Packed arrays with a name in their comment, which the checksum covers."""
-    end = data.rindex(_END) + 20
-    comment = _comment(data, end, name.encode())
-    return data[:end] + struct.pack("<H", len(comment)) + comment
+    end = data.rfind(_END) + 20
+    digest = hashlib.sha256(memoryview(data)[:end])
+    digest.update(name)
+    comment = _MARK + digest.hexdigest().encode() + name
+    return data[:end] + struct.pack("<H", len(comment) % 2**16) + comment
 
 
-def is_named(data: bytes, name: str) -> bool:
-    """True if packed arrays have that name; does not look at their checksum."""
-    return data[data.rfind(_END) + 22 + _LENGTH :] == name.encode()
+def name_in(data: bytes) -> bytes:
+    """The name of packed arrays; does not look at their checksum."""
+    return data[data.rfind(_END) + 22 + _LENGTH :]
 
 
 def is_sound(data: bytes) -> bool:
     """True if bytes that `pack_arrays` made still have their checksum."""
-    end = data.rfind(_END) + 20
-    length, comment = data[end : end + 2], data[end + 2 :]
-    right = _comment(data, end, comment[_LENGTH:])
-    return length == struct.pack("<H", len(comment) % 2**16) and comment == right
-
-
-def _comment(data: bytes, end: int, name: bytes) -> bytes:
-    digest = hashlib.sha256(memoryview(data)[:end])
-    digest.update(name)
-    return _MARK + digest.hexdigest().encode() + name
+    return data == named(data, name_in(data))
 
 
 def unpack_arrays(

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from geomatch.geometry import image_corners, normalize_homography, resize_homography, shift_homography
 
+Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
 Motion = Literal["upright", "rotated", "oblique"]
 
 
-def random_homography(
-    rng: np.random.Generator, size: tuple[int, int], motion: Motion = "upright"
-) -> NDArray[np.float64]:
+def random_homography(rng: np.random.Generator, size: tuple[int, int], motion: Motion = "upright") -> Array:
     """A view change of a (width, height) image about its centre, (3, 3) with element [2, 2] one.
 
     ``upright``: rotation up to 25 degrees, scale 0.6 to 1.6, stretch e^0.35, perspective 0.12.
@@ -31,7 +31,7 @@ def random_homography(
     return matrix if matrix is not None else random_homography(rng, size, motion)
 
 
-def _change(rng: np.random.Generator, motion: Motion) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _change(rng: np.random.Generator, motion: Motion) -> tuple[Array, Array]:
     turn, zoom = (25.0, (0.6, 1.6)) if motion == "upright" else (180.0, (0.5, 2.0))
     angle, axis = np.radians(rng.uniform(-turn, turn)), rng.uniform(0, np.pi)
     scale = np.exp(rng.uniform(*np.log(zoom)))
@@ -40,7 +40,7 @@ def _change(rng: np.random.Generator, motion: Motion) -> tuple[NDArray[np.float6
     return _rotation(angle) @ stretched * scale, rng.uniform(-0.12, 0.12, 2)
 
 
-def _tilt(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tilt(rng: np.random.Generator) -> tuple[Array, Array]:
     tilt, scale = (np.exp(rng.uniform(*np.log(ends))) for ends in ([3.0, 5.5], [0.8, 1.6]))
     angle = np.radians(rng.uniform(-30, 30)) if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     axis = rng.uniform(0, 2 * np.pi)
@@ -49,13 +49,11 @@ def _tilt(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.flo
     return _rotation(angle) @ squeezed * scale, along + rng.uniform(-0.08, 0.08, 2)
 
 
-def _rotation(angle: float) -> NDArray[np.float64]:
+def _rotation(angle: float) -> Array:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def change_light(
-    rng: np.random.Generator, pixels: NDArray[np.uint8], strength: float = 1.0
-) -> NDArray[np.uint8]:
+def change_light(rng: np.random.Generator, pixels: Pixels, strength: float = 1.0) -> Pixels:
     """Gamma, colour gain, a ramp of illumination, contrast, blur, noise and JPEG, all random.
 
     ``strength`` multiplies every range; above 1 a straight shadow with a soft edge is added.
@@ -79,9 +77,7 @@ def change_light(
     return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)
 
 
-def render_view(
-    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int], oversampling: int = 1
-) -> NDArray[np.uint8]:
+def render_view(pixels: Pixels, matrix: Array, size: tuple[int, int], oversampling: int = 1) -> Pixels:
     """The image seen through a homography, with (width, height) ``size``; black where it shows nothing.
 
     Where the view shrinks the image it is blurred first, against aliasing. Blur is the same in all

@@ -92,6 +92,12 @@ def detect_features(detector: Any, image: Any) -> FeatureTensors:
     return found[torch.tensor(inside, device=found.keypoints.device)][:limit]
 
 
+def detect_arrays(self: Any, image: Any) -> Features:
+    """The keypoints that ``detect_tensors`` finds, best first: a detector's ``detect``."""
+    found: FeatureTensors = self.detect_tensors(image)
+    return found.to_features()
+
+
 def tensor_method(part: object, name: str, plain: tuple[str, ...]) -> Any:
     """The method of tensors, unless a subclass has put another ``plain`` method in its place; else None."""
     for kind in type(part).__mro__:

@@ -75,6 +75,7 @@ def fit_on_images(
     fitted: list[tuple[Rows, Rows]] = []
     held_out: list[tuple[Rows, Rows, NDArray[np.int64]]] = []
     used: list[str] = []
+    unpack = partial(unpack_arrays, kind=KIND, needed=("first", "second", "view"))
     shown = progress_bar(hashes.items(), "activations", "image")
     for number, (digest, path) in enumerate(shown):
         key, given = digest_of([digest, settings]), (path, views, motions, seed + int(digest[:8], 16))
@@ -83,7 +84,7 @@ def fit_on_images(
             return [view_activations(extractor, *given)]
 
         try:
-            (saved,) = store.cached(KIND, [key], make, partial(pack_arrays, KIND), _unpacked)
+            (saved,) = store.cached(KIND, [key], make, partial(pack_arrays, KIND), unpack)
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
@@ -109,10 +110,6 @@ def fit_on_images(
     projected = [(head.apply(a), head.apply(b), view) for a, b, view in held_out]
     measured = (rank1(held_out), rank1(projected)) if held_out else None
     return FittedHead(head, len(used), skipped, count, measured)
-
-
-def _unpacked(data: bytes, label: str) -> dict[str, NDArray[Any]]:
-    return unpack_arrays(data, label, KIND, ("first", "second", "view"))
 
 
 @isolated()

@@ -22,7 +22,7 @@ from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
 from geomatch.keypoints.folding import folded
 from geomatch.provenance import settings_key
-from geomatch.tensors import FeatureTensors, upload_features
+from geomatch.tensors import FeatureTensors, detect_arrays, upload_features
 from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
@@ -158,9 +158,7 @@ class SuperPointDetector:
         network = folded(load_detector(self._files()[0], load_pickled, "SuperPoint"))
         return network.to(find_device(self.device))
 
-    def detect(self, image: Image) -> Features:
-        """Detect on the grey image and sample descriptors at the keypoints."""
-        return self.detect_tensors(image).to_features()
+    detect = detect_arrays
 
     def detect_tensors(self, image: Image) -> FeatureTensors:
         """The same, on the network's device."""
@@ -244,9 +242,7 @@ class MagicLeapSuperPoint:
             model = transformers.SuperPointForKeypointDetection.from_pretrained(folder, dtype=torch.float32)
         return model.eval().to(find_device(self.device))
 
-    def detect(self, image: Image) -> Features:
-        """Detect on the grey image; descriptors come along."""
-        return self.detect_tensors(image).to_features()
+    detect = detect_arrays
 
     def detect_tensors(self, image: Image) -> FeatureTensors:
         """The same, on the network's device."""

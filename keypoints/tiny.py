@@ -18,8 +18,7 @@ from geomatch.keypoints.detector import check_limit
 from geomatch.keypoints.folding import folded
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_detector, window_maximum
 from geomatch.patches import cut_patches
-from geomatch.tensors import FeatureTensors
-from geomatch.types import Features
+from geomatch.tensors import FeatureTensors, detect_arrays
 from geomatch.weights.tensors import load_tensors, network_key
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
@@ -68,9 +67,7 @@ class TinyDetector:
         network = folded(load_network(weights_file()))
         return network.to(find_device(self.device))
 
-    def detect(self, image: Image) -> Features:
-        """Detect on the grey image."""
-        return self.detect_tensors(image).to_features()
+    detect = detect_arrays
 
     def detect_tensors(self, image: Image) -> FeatureTensors:
         """The same, on the network's device."""

@@ -122,7 +122,7 @@ def test_what_a_library_makes_of_a_signal_does_not_matter(
 ) -> None:
     """Torch was seen to turn the exception into another error, and Python swallows it in destructors."""
 
-    def swallow(**_: object) -> None:
+    def swallow(*_: object, **__: object) -> None:
         try:
             os.kill(os.getpid(), number)
             time.sleep(5)

@@ -18,6 +18,7 @@ from geomatch.benchmarks.harness.record import Run, allowed
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Task
 from geomatch.files import digest_of
 
+RESAMPLES = 2000  # of units, for an interval
 FEW = 10  # below so many units the resamples are too much alike for an interval
 
 
@@ -121,19 +122,8 @@ class Comparison:
         first, second = self.budgets
         return found if first == second else f"{found}, at {first} and {second} keypoints"
 
-    def seen_from(self, method: str) -> "Comparison":
-        """The same comparison with this one of the two methods as the first."""
-        if method == self.first:
-            return self
-        return Comparison(
-            self.second, self.first, -self.difference, -self.high, -self.low, self.items, self.units,
-            self.budgets[::-1],
-        )  # fmt: skip
 
-
-def compare(
-    task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row], resamples: int = 2000
-) -> Comparison:
+def compare(task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row]) -> Comparison:
     """The protocol's headline measure of two methods, on the pairs that both have rows of.
 
     The 95 % interval is a bootstrap of clusters (Davison and Hinkley, 1997, ch. 3.8): rows of one unit share
@@ -149,7 +139,7 @@ def compare(
     def difference(places: NDArray[np.intp]) -> float:
         return task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places])
 
-    low, high, units = _resampled(common, difference, resamples)
+    low, high, units = _resampled(common, difference)
     return Comparison(
         rows0[0]["method"], rows1[0]["method"], difference(np.arange(len(common))), low, high, len(common),
         units,
@@ -163,37 +153,29 @@ def _standing(task: Task, protocol: Any, rows: Sequence[Row]) -> Standing:
 
 
 def _resampled(
-    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int = 2000
+    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float]
 ) -> tuple[float, float, int]:
     """2.5 and 97.5 % of a statistic of the places of pairs when units are drawn; the number of units."""
     units = np.array([pair.split()[0] for pair in pairs])
     members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
     rng = np.random.default_rng(0)
     drawn = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         chosen = rng.integers(len(members), size=len(members))
         drawn.append(statistic(np.concatenate([members[k] for k in chosen])))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high), len(members)
 
 
-def rank(
-    task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], comparisons: Sequence[Comparison]
-) -> list[tuple[str, float, Comparison | None]]:
-    """Methods, their headline measure in percent, and the first method minus each, which the first lacks.
+def rank(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """The headline measure in percent of methods that have rows.
 
     Those with most rows stand first, and of these the best: a method without the hard pairs leads nothing.
     """
     found = {
         m: task.statistic(protocol, task.values(protocol, rows)) for m, rows in by_method.items() if rows
     }
-    ordered = sorted(found, key=lambda method: (-len(by_method[method]), -found[method]))
-    behind = {
-        one.seen_from(ordered[0]).second: one.seen_from(ordered[0])
-        for one in comparisons
-        if ordered[0] in (one.first, one.second)
-    }
-    return [(method, found[method], behind.get(method)) for method in ordered]
+    return dict(sorted(found.items(), key=lambda item: (-len(by_method[item[0]]), -item[1])))
 
 
 def compare_all(

@@ -25,20 +25,12 @@ COLOURS = ["#1f6fd6", "#d1610a", "#1c8a4d", "#b3288d", "#7a5af0", "#9a7400", "#0
 """The colours of curves; further methods have dashes."""
 
 
-def write_report(
-    paths: Sequence[Path],
-    out: Path,
-    keypoints: int | None = None,
-) -> list[Path]:
-    """Write ``report.html`` and ``leaderboard.csv``; return their paths.
+def write_report(paths: Sequence[Path], out: Path, keypoints: int | None = None) -> list[Path]:
+    """Write ``report.html`` and ``leaderboard.csv`` of records, or folders with records, into a folder.
 
-    Args:
-        paths: records, or folders with records.
-        out: the folder, made if need be.
-        keypoints: the budget that the leaderboard shows; None takes that of most methods.
-
-    Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
-    Without matplotlib there are no curves.
+    The leaderboard is at a budget of ``keypoints``, by default that of most methods; there are no curves
+    without matplotlib. Returns the paths. Raises GeomatchError without a record, for one of another version,
+    or two definitions of one protocol.
     """
     import jinja2
 
@@ -92,13 +84,16 @@ def _part(run: Run, protocol: Any) -> dict[str, Any]:
         (name, f"{text}; here {most}" if name == "max_keypoints" and most < int(text) else text)
         for name, text in task.definition(protocol)
     ]
-    comparisons = compare_all(task, protocol, by_method, budgets)
+    ranked = rank(task, protocol, by_method)
+    comparisons = compare_all(task, protocol, {method: by_method[method] for method in ranked}, budgets)
+    behind = {one.second: one for one in comparisons if one.first == next(iter(ranked))}
     return {
         "protocol": protocol, "definition": definition, "axes": task.axes(protocol),
         "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
-        "comparisons": comparisons, "ranking": rank(task, protocol, by_method, comparisons),
+        "comparisons": comparisons,
+        "ranking": [(method, value, behind.get(method)) for method, value in ranked.items()],
         "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method),
     }  # fmt: skip
 
@@ -156,9 +151,7 @@ def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]
             x_end = float(x[-1])
             steps = "steps-post" if words.steps else "default"
             axes.plot(x, y, style, drawstyle=steps, color=colour, linewidth=2)
-        axes.set_ylim(0, 100)
-        axes.set_xlim(words.start, x_end)
-        axes.set(xlabel=words.x, ylabel=words.y, title=title)
+        axes.set(xlim=(words.start, x_end), ylim=(0, 100), xlabel=words.x, ylabel=words.y, title=title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(linewidth=0.5, alpha=0.5)
         written = io.StringIO()

@@ -178,10 +178,9 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
     elif hasattr(given, "describe") or hasattr(given, "dense_many"):
         source = None if task.dense else create_detector("sift", settings.max_keypoints)
         method = Method.of(name, source, cast(Describer, given))
-    elif hasattr(given, "match_images"):
-        method = Method(name, pair_matcher=given)
     else:
-        method = Method(name, pair_matcher=FunctionMatcher(given) if callable(given) else None)
+        function = FunctionMatcher(given) if callable(given) else None
+        method = Method(name, pair_matcher=given if hasattr(given, "match_images") else function)
     needed = "keypoints or matches: (detector, describer), a describer or a function"
     right = method.source is not None or method.pair_matcher is not None
     if task.dense:
@@ -239,22 +238,16 @@ class Evaluating:
         """Rows, and how many had to be computed."""
         evaluation = find_task(self.task).evaluation(job.unit, self.entries[job.place], self.store)
         cells: Cells = {}
-        computed: list[str] = []
+        computed = 0
         for protocol, key in self.keys(job):
-
-            def make(_: list[int], protocol: Any = protocol) -> list[list[Row]]:
-                computed.append(protocol.name)
-                return [evaluation.rows(protocol)]
-
-            (own,) = self.store.cached(ROWS, [key], make, _packed, _unpacked)
+            own = self.store.found(ROWS, key, _unpacked)
+            if own is None:
+                own, computed = evaluation.rows(protocol), computed + 1
+                if not any(map(unreadable, own)):
+                    packed = pack_arrays(ROWS, {"rows": json.dumps(own, allow_nan=False)})
+                    self.store.write(ROWS, key, packed)
             cells[protocol.name] = own
-            if any(map(unreadable, own)):
-                self.store.remove(ROWS, key)
-        return cells, len(computed)
-
-
-def _packed(rows: list[Row]) -> bytes:
-    return pack_arrays(ROWS, {"rows": json.dumps(rows, allow_nan=False)})
+        return cells, computed
 
 
 def _unpacked(data: bytes, label: str) -> list[Row]:

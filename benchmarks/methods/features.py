@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.colmap.formats.hloc import image_arrays
 from geomatch.errors import FeaturesError, MissingDependencyError, reading
@@ -21,11 +20,6 @@ from geomatch.provenance import settings_key
 from geomatch.types import Features
 
 MIN_SIDE = 32  # images with a shorter side have no keypoints: OpenCV fails
-
-
-def rootsift(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """SIFT's descriptors (N, 128) as RootSIFT (Arandjelovic, Zisserman, 2012)."""
-    return np.asarray(np.sqrt(rows / np.maximum(rows.sum(1, keepdims=True), 1e-12)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,8 @@ class OpenCVFeatures:
         if rows is None or not len(found):
             return no_keypoints(image)
         descriptors = (np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows).astype(np.float32)
-        if self.name == "rootsift":
-            descriptors = rootsift(descriptors)
+        if self.name == "rootsift":  # Arandjelovic, Zisserman, 2012
+            descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-12))
         return select_best(from_keypoints(found, image.size, descriptors), self.max_keypoints)
 
 

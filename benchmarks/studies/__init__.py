@@ -1,1 +1,1 @@
-"""A study of our own code: the speed and memory of a pair."""
+"""A study of our own code: the speed of a pair."""

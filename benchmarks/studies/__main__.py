@@ -1,11 +1,8 @@
-"""``make bench``: time and memory of a pair, beside SIFT with OpenCV: warm, and from a cold start."""
+"""``make bench``: the time of a pair, beside SIFT with OpenCV."""
 
 import json
 import os
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -28,16 +25,11 @@ from geomatch.provenance import versions
 
 PAIRS = (((640, 480), 1000), ((800, 640), 3000))
 """Sizes of the bundled pair, and keypoints per image."""
-PEAK = """import sys
-from geomatch.cli import main
-main(sys.argv[1:])
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))"""
-"""Runs a command, and prints its peak in KiB; what the system counts of a child begins with its parent's."""
 BUNDLED = geomatch.bundled_pair()
 
 
-def warm_rows(repeats: int, device: str) -> Iterator[dict[str, Any]]:
-    """The default parts on a device, images in memory, by stages; beside SIFT, BFMatcher and MAGSAC++."""
+def measure(repeats: int, device: str) -> Iterator[tuple[str, float, float | None]]:
+    """What took how many seconds, with the default parts and with OpenCV's; networks and images in memory."""
     describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
     for size, count in PAIRS:
         pair = [
@@ -50,11 +42,10 @@ def warm_rows(repeats: int, device: str) -> Iterator[dict[str, Any]]:
             sift.append(_sift_pair(pair, count))
         label = f"{size[0]}x{size[1]}, {count} keypoints, {device}"
         totals = median(sum(run.values()) for run in runs[1:]), median(sum(run.values()) for run in sift[1:])
-        yield _row(f"warm pair, {label}", totals[0], "s", "OpenCV SIFT", totals[1])
+        yield f"warm pair, {label}", *totals
         for stage in runs[0]:
             other = median(run[stage] for run in sift[1:]) if stage in sift[0] else None
-            value = median(run[stage] for run in runs[1:])
-            yield _row(f"{label}, stage {stage}", value, "s", "OpenCV SIFT", other)
+            yield f"{label}, stage {stage}", median(run[stage] for run in runs[1:]), other
 
 
 def _sift_pair(pair: list[Any], count: int) -> dict[str, float]:
@@ -75,62 +66,22 @@ def _sift_pair(pair: list[Any], count: int) -> dict[str, float]:
     return dict(zip(("detect", "describe", "match", "estimate"), np.diff(marks).tolist(), strict=True))
 
 
-def cold_rows(repeats: int) -> Iterator[dict[str, Any]]:
-    """From a cold start: the shell command with its peak memory, its help and the import alone."""
-    with tempfile.TemporaryDirectory() as out:
-        match = ["match", str(BUNDLED.image0), str(BUNDLED.image1), "--out", out]
-        commands = {
-            "match": ["-m", "geomatch", *match],
-            "help": ["-m", "geomatch", "--help"],
-            "import": ["-c", "import geomatch"],
-            "needs": ["-c", "import torch, cv2"],
-            "bare": ["-c", "pass"],
-        }
-        spent: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(repeats + 1):  # in turns, of which the first does not count
-            for name, arguments in commands.items():
-                start = time.perf_counter()
-                _printed(*arguments)
-                spent[name].append(time.perf_counter() - start)
-        peak = float(_printed("-c", PEAK, *match).splitlines()[-1])
-    seconds = {name: median(own[1:]) for name, own in spent.items()}
-    yield _row(
-        "cold shell command with pictures", seconds["match"], "s", "import torch, cv2", seconds["needs"]
-    )
-    yield _row("its peak memory", peak / 1024, "MiB")
-    yield _row("cold geomatch --help", seconds["help"], "s", "python -c pass", seconds["bare"])
-    yield _row("import geomatch", seconds["import"] - seconds["bare"], "s")
-
-
-def _printed(*arguments: str) -> str:
-    return subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True).stdout
-
-
-def _row(
-    name: str, value: float, unit: str, alternative: str = "", other: float | None = None
-) -> dict[str, Any]:
-    """``ratio`` is the alternative's time over ours: above 1 ours is faster."""
-    row: dict[str, Any] = {"name": name, "value": round(value, 5), "unit": unit}
-    if other is None:
-        return row
-    beside = {"alternative": alternative, "alternative_value": round(other, 5)}
-    return row | beside | {"ratio": round(other / value, 3)}
-
-
 def main() -> None:
     """Measure, write ``OUT/<version>/speed--<machine>--<device>.json``, and print its table for pages."""
     parser = ArgumentParser(prog="python -m geomatch.benchmarks.studies", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
     parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
-    parser.add_argument("--device", default="cpu", help="of the warm pairs: cpu, cuda, mps")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     options = parser.parse_args()
-    rows = [*warm_rows(options.repeats, options.device), *cold_rows(options.repeats)]
-    cells = []
-    for row in rows:
-        beside = f"{row['alternative']}: {row['alternative_value']:.3g} s" if "ratio" in row else ""
-        cells.append((row["name"], f"{row['value']:.3g} {row['unit']}", beside))
+    rows, cells = list[dict[str, Any]](), []
+    for what, ours, other in measure(options.repeats, options.device):
+        rows.append({"name": what, "value": round(ours, 5), "unit": "s"})
+        if other is not None:  # above a ratio of 1 ours is faster
+            ratio = {"alternative_value": round(other, 5), "ratio": round(other / ours, 3)}
+            rows[-1] |= {"alternative": "OpenCV SIFT", **ratio}
+        cells.append((what, f"{ours:.3g} s", "" if other is None else f"{other:.3g} s"))
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    device, table = options.device.partition(":")[0], markdown_table(("measured", "", "beside"), cells)
+    device, table = options.device.partition(":")[0], markdown_table(("measured", "", "OpenCV SIFT"), cells)
     settings = {"repeats": options.repeats, "device": options.device}
     metadata = {"versions": versions(), **machine(), "settings": settings, "tables": [table]}
     path = options.out / version("geomatch-dift") / f"speed--{name}--{device}.json"

@@ -60,20 +60,20 @@ def serve(run: Run, commands: Mapping[str, Any], host: str, port: int, ready: Ca
 def _match_tab(gr: Any, run: Run, command: Any) -> None:
     bundled = bundled_pair()
     with gr.Row():
-        uploads = [gr.Image(label=f"Image {n}", height=360, elem_id=f"image{n}") for n in (0, 1)]
+        uploads = [gr.Image(label=f"Image {n}", height=300, elem_id=f"image{n}") for n in (0, 1)]
     for upload in uploads:  # as it is: gradio would decode it by Pillow, which knows fewer formats
         upload.sources, upload.preprocess = ["upload", "clipboard"], lambda sent: sent and Path(sent.path)
-    with gr.Row():
-        example, start = gr.Button("Take the bundled pair"), gr.Button("Match", variant="primary")
+    example = gr.Button("Take the bundled pair")
+    similar = gr.Markdown("Click in image 0 to see what is similar.", min_height=40)
+    plain = {"buttons": ["download", "fullscreen"], "format": "png"}  # no sharing with other hosts
+    heat = gr.Image(label="Similarity", alt_text="Similarity", visible=False, elem_id="heat", **plain)
     fields = _fields(gr, command, "detector", "descriptor", "effort")
     own = {"--descriptor": fields["--descriptor"]}  # what `geomatch show` has, too
     with gr.Accordion("More settings", open=False):
         fields |= _fields(gr, command, "geometry", "estimator", "threshold", "max_keypoints", "max_ratio")
         own |= _fields(gr, command, "dift_model", "dift_timestep", "dift_layers", "dift_ensemble_size")
     fields |= own
-    status, similar = gr.Markdown(elem_id="status"), gr.Markdown("Click in image 0 to see what is similar.")
-    plain = {"buttons": ["download", "fullscreen"], "format": "png"}  # no sharing with other hosts
-    heat = gr.Image(label="Similarity", alt_text="Similarity", visible=False, elem_id="heat", **plain)
+    start, status = gr.Button("Match", variant="primary"), gr.Markdown(elem_id="status")
     with gr.Column(visible=False) as results:
         matches = gr.Image(label="Matches", alt_text="Both images, and lines between matches", **plain)
         slider = gr.ImageSlider(label="Image 0, and image 1 warped onto it", max_height=700)

@@ -17,11 +17,10 @@ from geomatch.cli.benchmark import benchmark
 from geomatch.cli.colmap import colmap
 from geomatch.cli.data import data
 from geomatch.cli.demo import demo
-from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.head import head
 from geomatch.cli.help import add_help, commands_of
 from geomatch.cli.localize import localize
-from geomatch.cli.logs import QUIET, logged
+from geomatch.cli.logs import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED, QUIET, logged
 from geomatch.cli.match import match
 from geomatch.cli.models import models
 from geomatch.cli.panorama import panorama

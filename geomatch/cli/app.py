@@ -9,7 +9,7 @@ import rich_click as click
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
               help="Where to listen; with 0.0.0.0 the whole network can use the page.")  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Its port.")
 @click.pass_context
 def app(context: click.Context, host: str, port: int) -> None:
     """Match and reconstruct in the browser, until Ctrl-C; needs the extra app."""

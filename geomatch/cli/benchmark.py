@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from geomatch.cli.logs import finish
-from geomatch.cli.options import OVERWRITE, bundled, make_out, run_options
+from geomatch.cli.options import DEVICE, OVERWRITE, bundled, make_out, run_options
 
 if TYPE_CHECKING:
     from geomatch.engine import RunContext
@@ -74,7 +74,8 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
                   show_default=True, help="Records; the same run goes on there.")  # fmt: skip
     @bundled("settings", dict, *([keypoints] if sparse else []),
         *([click.option("--split", metavar="NAME", help=splits)] if splits else []))  # fmt: skip
-    @run_options("OUT", device=True)
+    @run_options("OUT")
+    @DEVICE
     def command(
         data: Path, protocols: dict[str, Any], method: str, out: Path, context: "RunContext",
         settings: dict[str, Any],

@@ -13,28 +13,19 @@ if TYPE_CHECKING:
     from geomatch.colmap import Cameras
 
 
-def _collection(
-    detector: str | None,
-    descriptor: str | None,
-    matcher: str | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    max_ratio: float | None,
-    masks: Path | None,
-    ignore_border: int,
-    rules: tuple[str, ...] = (),
-    max_pairs: int | None = None,
-    guided: bool = True,
-) -> dict[str, Any]:
+def _collection(given: dict[str, Any]) -> dict[str, Any]:
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
     from geomatch.images import Masks
 
-    config = descriptor_config(descriptor, matcher, patches=detector != "grid")
+    detector, matcher = given["detector"], given["matcher"]
+    config = descriptor_config(given["descriptor"], matcher, patches=detector != "grid")
+    masks = Masks(given["masks"], given["ignore_border"])
+    bounds = given["min_similarity"], given["max_ratio"]
     return {
-        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
-        "pairs": PairSelection(rules, max_pairs),
-        "matching": Matching(matcher, None, min_similarity, max_ratio, guided),
+        "extraction": Extraction(detector, config, given["max_keypoints"], masks),
+        "pairs": PairSelection(given.get("rules", ()), given.get("max_pairs")),
+        "matching": Matching(matcher, None, *bounds, given.get("guided", True)),
     }
 
 
@@ -44,6 +35,8 @@ DETECTOR = click.option("--detector", metavar="NAME", shell_complete=complete_na
 MAX_RATIO = click.option(
     "--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"
 )
+_NAMES = ("detector", "descriptor", "matcher", "max_keypoints", "min_similarity", "max_ratio", "masks",
+          "ignore_border", "rules", "max_pairs", "guided")  # fmt: skip
 feature_options = bundled("features", _collection, DETECTOR, *MATCHING, MAX_RATIO, *MASKS)
 """Those of features and matches alone."""
 collection_options = bundled(
@@ -73,13 +66,13 @@ CAMERAS = (
 CAMERA_NAMES = ("camera_mode", "camera_model", "camera_params", "known")
 
 
-def cameras_of(camera_mode: str, camera_model: str, camera_params: str, known: Path | None) -> "Cameras":
+def cameras_of(given: dict[str, Any]) -> "Cameras":
     """The cameras of new images."""
     from geomatch.colmap import Cameras
 
-    if known:
+    if given["known"]:
         refuse_given(CAMERA_NAMES[:3], "with --cameras, which has them")
-    return Cameras(camera_mode, camera_model, camera_params, known)  # type: ignore[arg-type]
+    return Cameras(*given.values())
 
 
 class Source(NamedTuple):
@@ -107,7 +100,7 @@ class Source(NamedTuple):
 
     def check(self, copied: bool) -> None:
         """Refuse options of matching, which have no effect; if a database is ``copied``, of cameras, too."""
-        context, names = click.get_current_context(), {*_collection.__annotations__, "store"}
+        context, names = click.get_current_context(), {*_NAMES, "store"}
         names |= {str(option.name) for option in context.command.params if "dift_" in str(option.name)}
         if context.params.get("verification") != "geomatch":
             names |= {"engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker"}
@@ -117,7 +110,7 @@ class Source(NamedTuple):
 
 
 source_options = bundled(
-    "source", Source,
+    "source", lambda given: Source(**given),
     click.option("--from", "path", type=click.Path(path_type=Path), metavar="PATH",
                  help="Keypoints and matches of another program instead: a database, features.h5 of hloc or "
                       "deep-image-matching, or a folder that `colmap export --format` wrote."),
@@ -127,7 +120,7 @@ source_options = bundled(
 )  # fmt: skip
 
 outputs_options = bundled(
-    "forms", lambda undistort, to: (*to, *["undistorted"] * undistort),
+    "forms", lambda given: (*given["to"], *["undistorted"] * given["undistort"]),
     click.option("--undistort", is_flag=True,
                  help="Undistorted images with their model, for 3D Gaussian Splatting: undistorted/."),
     click.option("--to", type=click.Choice(["nerfstudio", "ply"]), multiple=True,

@@ -1,4 +1,4 @@
-"""What commands print of their work on standard error, by ``logging`` and by bars."""
+"""What commands tell of their work: by ``logging`` and bars on standard error, and by their exit code."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-
+FOUND, NOT_FOUND, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+"""Exit codes."""
 _LOGGER = logging.getLogger("geomatch")
 _STAGES = logging.getLogger("geomatch.pipeline")  # tells of each pair, which is too much for many
 _BEGUN = "geomatch.begun"  # in the context's meta data

@@ -1,44 +1,29 @@
 """``geomatch match``."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.logs import finish, show_progress
-from geomatch.cli.options import (
-    MASKS,
-    OVERWRITE,
-    bundled,
-    changed_config,
-    complete_names,
-    descriptor_options,
-    given_options,
-    make_out,
-    parse_numbers,
-    refuse_given,
-)
+from geomatch.cli import options
+from geomatch.cli.logs import FOUND, NOT_FOUND, finish, show_progress
 from geomatch.errors import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from geomatch.dift import DIFTConfig
     from geomatch.drawing.pair import Style
-    from geomatch.images import Reading, Stretch
+    from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
-    from geomatch.results import MatchResult
-    from geomatch.views.search import Effort
 
 GEOMETRIES = (
     "homography", "affine", "similarity", "euclidean", "translation", "auto", "fundamental", "essential",
 )  # fmt: skip
 
 MATCHING = (
-    click.option("--descriptor", metavar="NAME", shell_complete=complete_names,
+    click.option("--descriptor", metavar="NAME", shell_complete=options.complete_names,
                  help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
                       "detector's."),
     click.option("--matcher", metavar="NAME",
@@ -50,66 +35,50 @@ MATCHING = (
 """What the command has in common with those of collections."""
 
 
-def _pipeline(
-    detector: str | None,
-    descriptor: str | None,
-    matcher: str | None,
-    effort: "Effort",
-    estimator: str,
-    geometry: str,
-    cameras: Path | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    threshold: float,
-    max_ratio: float | None,
-    refine_keypoints: bool | None,
-    refine_homography: bool,
-) -> "Callable[[], Pipeline]":
-    """Names and numbers are checked now; the pipeline is made later, which loads torch."""
+class How(NamedTuple):
+    """How files become images, and two of them matches and a geometry, as the command line says it."""
+
+    reading: "Reading"
+    pipeline: "Callable[[], Pipeline]"
+    """Makes it, which loads torch; names and numbers are checked before."""
+
+
+def _how(given: dict[str, Any]) -> How:
     from geomatch.cameras import read_cameras
     from geomatch.describers import choose_parts
     from geomatch.estimators import Essential, create_estimator
     from geomatch.estimators.models import PLANE_MODELS
+    from geomatch.images import Conversion, Masks, Reading
     from geomatch.keypoints import ORIENTED
 
-    model: str | Essential = geometry
+    converted = Conversion(given.pop("stretch"), given.pop("bands"))
+    masks = Masks(given.pop("masks"), given.pop("ignore_border"))
+    reading = Reading(given.pop("apply_exif"), converted, masks)
+    model, cameras, threshold = given.pop("geometry"), given.pop("cameras"), given["threshold"]
+    if model in PLANE_MODELS:
+        create_estimator(given["estimator"], threshold, model)
     if cameras is not None:
-        if geometry != "essential":
+        if model != "essential":
             raise click.UsageError("--cameras needs --geometry essential")
         model = Essential(*read_cameras(cameras), threshold)
-    config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
-    device = given_options().get("device", "auto")
-    if geometry in PLANE_MODELS:
-        create_estimator(estimator, threshold, geometry)
-    made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
+    matcher, detector = given["matcher"], given["detector"]
+    config = descriptor_config(given["descriptor"], matcher, detector is None or detector in ORIENTED)
+    device = options.given_options().get("device", "auto")
+    parts = choose_parts(matcher, detector, config, given["max_keypoints"], device)
+    given |= zip(("matcher", "detector", "descriptor"), parts, strict=True)
 
     def make() -> "Pipeline":
         from geomatch.pipeline import Pipeline
 
-        return Pipeline(
-            keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
-            threshold, refine_keypoints, refine_homography, effort, device,
-        )  # fmt: skip
+        return Pipeline(model=model, device=device, **given)
 
-    return make
+    return How(reading, make)
 
 
-def _reading(
-    stretch: "Stretch",
-    bands: tuple[int, ...] | None,
-    apply_exif: bool,
-    masks: Path | None,
-    ignore_border: int,
-) -> "Reading":
-    from geomatch.images import Conversion, Masks, Reading
-
-    return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
-
-
-pipeline_options = bundled(
-    "pipeline",
-    _pipeline,
-    click.option("--detector", metavar="NAME", shell_complete=complete_names,
+pair_options = options.bundled(
+    "how",
+    _how,
+    click.option("--detector", metavar="NAME", shell_complete=options.complete_names,
                  help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                       "[default: mixed]"),
     *MATCHING,
@@ -117,7 +86,7 @@ pipeline_options = bundled(
                  show_default=True, help="How many tilted views are tried where plain matching fails."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.",
-                 shell_complete=complete_names),
+                 shell_complete=options.complete_names),
     click.option("--geometry", type=click.Choice(GEOMETRIES), default="homography", show_default=True,
                  help="What to estimate; auto is the simplest of the first five that explains the "
                       "matches, essential the relative pose of known cameras."),
@@ -130,21 +99,16 @@ pipeline_options = bundled(
                  help="Move matched grid points to where feature maps agree. [default: yes]"),
     click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
                  help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
-)  # fmt: skip
-"""From keypoints to geometry; a command gets as ``pipeline`` what makes a `geomatch.Pipeline`."""
-reading_options = bundled(
-    "reading",
-    _reading,
     click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
                  show_default=True,
                  help="Stretch values of more than 8 bits that use less than a quarter of their range."),
-    click.option("--bands", metavar="N[,N,N]", callback=parse_numbers,
+    click.option("--bands", metavar="N[,N,N]", callback=options.parse_numbers,
                  help="Of an image with several bands: one, or red, green and blue, counted from 1."),
     click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
                  help="Turn images as their EXIF data says."),
-    *MASKS,
+    *options.MASKS,
 )  # fmt: skip
-"""How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
+"""From files to geometry; a command gets `How` as ``how``."""
 FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pdf"]), default="png",
                       show_default=True, help="Of the pictures; svg and pdf need the extra report.",
                       callback=lambda context, parameter, value: value if value == "png" else (
@@ -153,9 +117,9 @@ FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pd
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
-@bundled(
+@options.bundled(
     "output",
-    lambda out, styles, suffix: (out, styles, suffix),
+    options.in_order,
     click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
                  help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
                       "matches.jsonl."),
@@ -164,11 +128,11 @@ FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pd
                  help="How overlay.png shows IMAGE0 on IMAGE1; may be given several times."),
     FORMAT,
 )  # fmt: skip
-@OVERWRITE
+@options.OVERWRITE
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
-@bundled(
+@options.bundled(
     "own_masks",
-    lambda mask0, mask1: (mask0, mask1),
+    options.in_order,
     click.option("--mask0", type=click.Path(path_type=Path), metavar="FILE",
                  help="A picture of IMAGE0's size, black where no keypoints are wanted."),
     click.option("--mask1", type=click.Path(path_type=Path), metavar="FILE", help="The same for IMAGE1."),
@@ -178,9 +142,8 @@ FORMAT = click.option("--format", "suffix", type=click.Choice(["png", "svg", "pd
                    "each.")  # fmt: skip
 @click.option("--images", "folder", type=click.Path(path_type=Path), metavar="DIR",
               help="Where the names of --pairs lie. [default: the working directory]")  # fmt: skip
-@pipeline_options
-@reading_options
-@descriptor_options()
+@pair_options
+@options.descriptor_options()
 def match(
     images: tuple[Path, ...],
     output: "tuple[Path | None, tuple[Style, ...], str]",
@@ -188,8 +151,7 @@ def match(
     own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
     folder: Path | None,
-    pipeline: "Callable[[], Pipeline]",
-    reading: "Reading",
+    how: How,
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
 
@@ -197,11 +159,11 @@ def match(
     """
     out, styles, suffix = output
     if out is None or pair_list is not None:
-        refuse_given(("styles", "suffix"), "without the pictures of --out")
+        options.refuse_given(("styles", "suffix"), "without the pictures of --out")
     if pair_list is not None:
         if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
-        return _match_list(pair_list, folder or Path(), out, pipeline(), reading)
+        return _match_list(pair_list, folder or Path(), out, how)
     if len(images) != 2 or folder is not None:
         raise click.UsageError("give two images, or --pairs FILE; --images goes with --pairs")
     from geomatch.images import check_image_file
@@ -209,34 +171,34 @@ def match(
     for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
     show_progress()
-    from geomatch.drawing.result import FILES, save_result
+    from geomatch.drawing.result import FILES, save_result, summary
     from geomatch.pairs import match_pair
 
     if out:
-        make_out(out, FILES)  # better now than after the work
-    reading.masks.check([path.name for path in images])
-    found = [reading.file(path, path.name) for path in images]
+        options.make_out(out, FILES)  # better now than after the work
+    how.reading.masks.check([path.name for path in images])
+    found = [how.reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
-    result = match_pair(pipeline(), one, two, reading)
+    result = match_pair(how.pipeline(), one, two, how.reading)
     written = save_result(result, out, styles, suffix) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
-        _print(result, written)
+        click.echo(summary(result))
+        inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
+        finish(inliers if result.geometry else "not found", *written)
     return FOUND if result.geometry else NOT_FOUND
 
 
-def _match_list(
-    pair_list: Path, folder: Path, out: Path | None, pipeline: "Pipeline", reading: "Reading"
-) -> int:
+def _match_list(pair_list: Path, folder: Path, out: Path | None, how: How) -> int:
     """Lines of JSON on standard output, or in a file that a second run goes on with."""
     from geomatch.registration.pair_list import match_list, read_pairs
 
     pairs = read_pairs(pair_list)
     if out:
-        make_out(out)
+        options.make_out(out)
     failed = total = 0
-    for line in match_list(pairs, folder, pipeline, reading, out and out / "matches.jsonl"):
+    for line in match_list(pairs, folder, how.pipeline(), how.reading, out and out / "matches.jsonl"):
         total += 1
         failed += line["reason"] is not None
         if out is None:
@@ -246,14 +208,6 @@ def _match_list(
     return NOT_FOUND if failed else FOUND
 
 
-def _print(result: "MatchResult", written: list[Path]) -> None:
-    from geomatch.drawing.result import summary
-
-    click.echo(summary(result))
-    inliers = f"{result.geometry.num_inliers} of {len(result.matches)} matches are inliers"
-    finish(inliers if result.geometry else "not found", *written)
-
-
 def descriptor_config(
     descriptor: str | None, matcher: str | None, patches: bool
 ) -> "DIFTConfig | str | None":
@@ -261,15 +215,15 @@ def descriptor_config(
     patches or densely; None without either. A detector's own descriptors have no options."""
     from geomatch.describers import default_config, dift_config
 
-    given = given_options()
+    given = options.given_options()
     if descriptor == "own" or matcher not in (None, "mnn"):
         if others := sorted(given.keys() - {"device"}):
             raise click.UsageError(f"--{others[0].replace('_', '-')} is for descriptors of DIFT")
         return descriptor
     if descriptor is not None:
-        return changed_config(dift_config(descriptor))
+        return options.changed_config(dift_config(descriptor))
     if not given:
         return None
     if "model" in given:
         raise click.UsageError("--model needs --descriptor: the settings with which it is used")
-    return changed_config(default_config(patches))
+    return options.changed_config(default_config(patches))

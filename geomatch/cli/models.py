@@ -4,8 +4,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.logs import finish
+from geomatch.cli.logs import FOUND, NOT_FOUND, finish
 from geomatch.cli.options import complete_names
 
 

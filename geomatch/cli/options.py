@@ -13,21 +13,22 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
     from geomatch.engine import RunContext
-    from geomatch.engine.context import EngineName
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]  # made with ``click.option``
 
 
-def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:
-    """Options whose values a command gets as one argument ``into``, which ``make`` makes of them by name.
+def bundled(
+    into: str, make: Callable[[dict[str, Any]], Any], *options: Option
+) -> Callable[[Command], Command]:
+    """Options of which a command gets one argument ``into``: what ``make`` makes of their values by name.
 
     Without a name for it the command gets none, and finds them in click's context.
     """
 
     def decorate(command: Command) -> Command:
         def run(*arguments: Any, **values: Any) -> Any:
-            made = make(**{name: values.pop(name) for name in names})
+            made = make({name: values.pop(name) for name in names})
             return command(*arguments, **values, **({into: made} if into else {}))
 
         wrapped: Any = update_wrapper(run, command)
@@ -35,10 +36,15 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
         wrapped.__click_params__ = list(earlier)
         for option in reversed(options):
             wrapped = option(wrapped)
-        names = [str(added.name) for added in wrapped.__click_params__[len(earlier) :]]
+        names = [str(added.name) for added in reversed(wrapped.__click_params__[len(earlier) :])]
         return cast(Command, wrapped)
 
     return decorate
+
+
+def in_order(values: dict[str, Any]) -> tuple[Any, ...]:
+    """For `bundled`: the values alone, as the options are listed."""
+    return tuple(values.values())
 
 
 def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -73,35 +79,21 @@ _ENGINE = (
 )  # fmt: skip
 
 
-def run_options(default: str, device: bool = False) -> Callable[[Command], Command]:
-    """Add the options of a `RunContext`, which the command gets as ``context``.
+def run_options(default: str) -> Callable[[Command], Command]:
+    """Add the options of a `RunContext`, which the command gets as ``context``; its device is `DEVICE`."""
 
-    ``device`` adds ``--device``, for commands without the options of a descriptor.
-    """
-
-    def context(
-        store: str | None,
-        engine: "EngineName",
-        workers: int | None,
-        ray_address: str | None,
-        cpus_per_worker: float | None,
-        gpus_per_worker: float | None,
-        device: str = "auto",
-    ) -> "RunContext":
+    def context(given: dict[str, Any]) -> "RunContext":
         from geomatch.engine import RunContext, create_engine
 
-        made = create_engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
-        device = given_options().get("device", device)
-        return RunContext(store, click.get_current_context().with_resource(made), device)
+        store = given.pop("store")
+        engine = click.get_current_context().with_resource(create_engine(*given.values()))
+        return RunContext(store, engine, given_options().get("device", "auto"))
 
     place = click.option(
         "--store", metavar="PLACE",
         help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
     )  # fmt: skip
-    more = click.option(
-        "--device", default="auto", show_default=True, help="Device of the networks: cpu, cuda, mps."
-    )
-    return bundled("context", context, place, *_ENGINE, *([more] if device else []))
+    return bundled("context", context, place, *_ENGINE)
 
 
 MASKS = (
@@ -215,9 +207,13 @@ _OPTIONS = dict([
             "float32.", click.Choice(["auto", "float32", "bfloat16", "float16"])),
     _option("--compile", "Compile the network; auto: on CUDA when many images come.",
             click.Choice(["auto", "on", "off"])),
-    _option("--device", "Of the detector's network, too: cpu, cuda, mps. [default: the best there is]"),
+    _option("--device", "Where networks run: cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip
+
+
+DEVICE = bundled("", dict, _OPTIONS["--device"])
+"""For commands without the other options of a descriptor."""
 
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:

@@ -1,20 +1,13 @@
 """``geomatch panorama``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import NOT_FOUND
-from geomatch.cli.logs import finish
-from geomatch.cli.match import pipeline_options, reading_options
+from geomatch.cli.logs import NOT_FOUND, finish
+from geomatch.cli.match import How, pair_options
 from geomatch.cli.options import OVERWRITE, descriptor_options, make_out
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from geomatch.images import Reading
-    from geomatch.pipeline import Pipeline
 
 
 @click.command()
@@ -28,8 +21,7 @@ if TYPE_CHECKING:
               help="A camera that turned where it stood, or a plane, such as a wall.")  # fmt: skip
 @click.option("--projection", type=click.Choice(["spherical", "cylindrical", "plane"]), default="spherical",
               show_default=True, help="What a turning camera is drawn on.")  # fmt: skip
-@pipeline_options
-@reading_options
+@pair_options
 @descriptor_options()
 def panorama(
     images: tuple[Path, ...],
@@ -37,8 +29,7 @@ def panorama(
     suffix: str,
     scene: Any,
     projection: Any,
-    pipeline: "Callable[[], Pipeline]",
-    reading: "Reading",
+    how: How,
 ) -> int:
     """Put IMAGES, or those of folders, that overlap into one picture.
 
@@ -51,14 +42,14 @@ def panorama(
 
     picture = out / f"panorama.{suffix}"
     make_out(out, [picture.name])
-    folder, names = named_files(images, out, reading.masks)
+    folder, names = named_files(images, out, how.reading.masks)
     names = [name for name in names if (folder / name).resolve() != picture.resolve()]  # of an earlier run
     if names:
-        reading.masks.check(names, folder)
+        how.reading.masks.check(names, folder)
     for name in names:
         check_image_file(folder / name)
-    sources = [reading.file(folder / name, name) for name in names]
-    result = stitch(sources, scene=scene, projection=projection, pipeline=pipeline())
+    sources = [how.reading.file(folder / name, name) for name in names]
+    result = stitch(sources, scene=scene, projection=projection, pipeline=how.pipeline())
     for name, reason in result.left_out.items():
         click.echo(f"left out    {name}: {reason}")
     if result.pixels is None:

@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from geomatch.cli.collection import (
-    CAMERAS,
-    Source,
-    cameras_of,
-    collection_options,
-    geometry,
-    outputs_options,
-    source_options,
-    tell,
-)
+from geomatch.cli import collection as shared
 from geomatch.cli.logs import finish
 from geomatch.cli.options import bundled, descriptor_options, refuse_given, run_options
 
@@ -30,16 +21,16 @@ _REFINE = click.option("--refine-tracks/--no-refine-tracks", "refine", default=T
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@source_options
-@collection_options
+@shared.source_options
+@shared.collection_options
 @run_options("store in OUT")
-@bundled("cameras", cameras_of, *CAMERAS)
+@bundled("cameras", shared.cameras_of, *shared.CAMERAS)
 @bundled(
     "mapping",
     dict,
     click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
                  show_default=True, help="COLMAP's mapper."),
-    *geometry("colmap", "geomatch"),
+    *shared.geometry("colmap", "geomatch"),
     click.option("--extend", "start", type=click.Path(path_type=Path), metavar="MODEL",
                  help="Add images to a COLMAP model, in its frame; its points are made anew."),
     click.option("--fix-poses", is_flag=True, help="Keep poses and cameras of MODEL exactly."),
@@ -50,12 +41,12 @@ _REFINE = click.option("--refine-tracks/--no-refine-tracks", "refine", default=T
                  help="COLMAP's rig_config.json: cameras that move together."),
     _REFINE,
 )  # fmt: skip
-@outputs_options
+@shared.outputs_options
 @descriptor_options(leave_out=("--seed", "--metric"))
 def reconstruct(
     images: Path,
     out: Path,
-    source: Source,
+    source: shared.Source,
     collection: dict[str, Any],
     context: "RunContext",
     cameras: "Cameras",
@@ -79,17 +70,17 @@ def reconstruct(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--poses", "start", type=click.Path(path_type=Path), metavar="MODEL", required=True,
               help="COLMAP model, or transforms.json of nerfstudio.")  # fmt: skip
-@source_options
-@collection_options
+@shared.source_options
+@shared.collection_options
 @run_options("store in OUT")
-@bundled("mapping", dict, *geometry("colmap", "geomatch"), _REFINE)
-@outputs_options
+@bundled("mapping", dict, *shared.geometry("colmap", "geomatch"), _REFINE)
+@shared.outputs_options
 @descriptor_options(leave_out=("--seed", "--metric"))
 def triangulate(
     images: Path,
     out: Path,
     start: Path,
-    source: Source,
+    source: shared.Source,
     collection: dict[str, Any],
     context: "RunContext",
     mapping: dict[str, Any],
@@ -111,7 +102,7 @@ def triangulate(
 def _run(
     images: Path,
     out: Path,
-    source: Source,
+    source: shared.Source,
     collection: dict[str, Any],
     cameras: "Cameras",
     mapping: "Mapping",
@@ -127,7 +118,7 @@ def _run(
     given = (source.database or source.read(images)) if source else CollectionOptions(**collection)
     result = run(images, out, given, cameras=cameras, mapping=mapping, outputs=forms, context=context)
     if result.matching:
-        tell(result.matching)
+        shared.tell(result.matching)
     for line in grouped(result.left_out):
         click.echo(f"skipped     image: {line}", err=True)
     click.echo(result.export.text())

@@ -6,14 +6,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from geomatch.cli.logs import finish
-from geomatch.cli.match import pipeline_options, reading_options
+from geomatch.cli.match import How, pair_options
 from geomatch.cli.options import bundled, descriptor_options, make_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from geomatch.images import Reading
-    from geomatch.pipeline import Pipeline
     from geomatch.registration.register import Registration
 
 
@@ -41,8 +37,7 @@ if TYPE_CHECKING:
     click.option("--pages/--no-pages", default=True, show_default=True,
                  help="Write index.html, where image and reference flicker."),
 )  # fmt: skip
-@pipeline_options
-@reading_options
+@pair_options
 @descriptor_options()
 def register(
     images: tuple[Path, ...],
@@ -51,8 +46,7 @@ def register(
     folder: Path | None,
     sequence: bool,
     output: dict[str, Any],
-    pipeline: "Callable[[], Pipeline]",
-    reading: "Reading",
+    how: How,
 ) -> int:
     """Warp each IMAGE onto REFERENCE, at full size and depth; a folder stands for its images.
 
@@ -68,7 +62,7 @@ def register(
     from geomatch.registration.stack import register_sequence
 
     make_out(out)
-    told: Any = {"pipeline": pipeline(), "reading": reading, "output": Output(**output)}
+    told: Any = {"pipeline": how.pipeline(), "reading": how.reading, "output": Output(**output)}
     if pair_list is not None:
         done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
     elif sequence:

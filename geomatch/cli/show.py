@@ -4,51 +4,41 @@ from pathlib import Path
 
 import rich_click as click
 
+from geomatch.cli import options
 from geomatch.cli.logs import finish
 from geomatch.cli.match import FORMAT
-from geomatch.cli.options import (
-    DENSE,
-    OVERWRITE,
-    bundled,
-    dense_config,
-    descriptor_options,
-    make_out,
-    parse_layers,
-    parse_numbers,
-    parse_points,
-)
 
 
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
 @click.argument("targets", metavar="[IMAGE1]...", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--point", "points", callback=parse_points, metavar="X,Y", multiple=True,
+@click.option("--point", "points", callback=options.parse_points, metavar="X,Y", multiple=True,
               help="Pixel of IMAGE0 to find in IMAGE1; may be given several times.")  # fmt: skip
 @click.option("--soft", is_flag=True,
               help="Take the weighted mean about the best cell, not the best pixel.")  # fmt: skip
 @click.option("--pca", is_flag=True, help="Draw the first three principal components of IMAGE0's features.")
-@bundled(
+@options.bundled(
     "output",
-    lambda out, suffix: (out, suffix),
+    options.in_order,
     click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                  default=Path("show-out"), show_default=True,
                  help="Write points.png, of --pca pca.png, of --html show.html here."),
     FORMAT,
 )  # fmt: skip
-@bundled(
+@options.bundled(
     "page",
-    lambda html, maps: (html, maps),
+    options.in_order,
     click.option("--html", is_flag=True,
                  help="Draw a page to click: what the features see, the matches, the warped pair."),
     click.option("--maps", nargs=2, metavar="T,... LAYER,...",
                  callback=lambda context, parameter, pair: pair and (
-                     parse_numbers(context, parameter, pair[0]), parse_layers(pair[1])),
+                     options.parse_numbers(context, parameter, pair[0]), options.parse_layers(pair[1])),
                  help="Of --html: timesteps and layers for its sliders. [default: two of each of the "
                       "embedded model]"),
 )  # fmt: skip
-@OVERWRITE
-@DENSE
-@descriptor_options()
+@options.OVERWRITE
+@options.DENSE
+@options.descriptor_options()
 def show(
     image0: Path,
     targets: tuple[Path, ...],
@@ -81,11 +71,11 @@ def show(
 
     out, suffix = output
     path = out / ("show.html" if html else f"{'pca' if pca else 'points'}.{suffix}")
-    config = dense_config(descriptor)
+    config = options.dense_config(descriptor)
     images = [geomatch.load_image(image) for image in (image0, *targets)]
     places0 = np.array(points).reshape(-1, 2)
     check_inside(places0, images[0].size)
-    make_out(out, [path.name])
+    options.make_out(out, [path.name])
     extractor = cached_extractor(config)
     if html:
         from geomatch.drawing.page import EMBEDDED, page_maps, write_page

@@ -2,8 +2,7 @@
 
 import rich_click as click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.logs import finish
+from geomatch.cli.logs import FOUND, NOT_FOUND, finish
 
 SHOWN = 20  # names of what failed, or is damaged
 

@@ -58,10 +58,9 @@ def track(
     make_out(out, ("overlay.mp4", "tracks.csv"))
     given = rules, cells or usual, Store.at(out / "store")
     extractor, shown = cached_extractor(config), progress_bar(images, "frames", "frame", count)
-    if marks is None:
-        saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)
-    else:
-        saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
-    paths, number, seen = saved
+    paths, number, seen = save_tracks(
+        track_points(extractor, shown, np.array(points), *given) if marks is None
+        else track_mask(extractor, shown, marks, *given), out, rate,
+    )  # fmt: skip
     what = f"{len(seen)} {'objects' if mask else 'points'} through {number} frames"
     finish(f"followed {what}, {seen.count(number)} of them in every frame,", *paths)

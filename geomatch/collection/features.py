@@ -41,15 +41,15 @@ class StoredFeatures:
     store: Store
     keys: Mapping[str, str]
 
-    def load(self, kind: str = KIND, remake: Callable[[str], object] | None = None) -> LazyFeatures:
+    def load(self, remake: Callable[[str], object]) -> LazyFeatures:
         """All of them, read on demand; ``remake`` writes those of a name again that are damaged by then."""
 
         def read(name: str) -> Features:
-            wanted = kind, self.keys[name], Features.from_bytes
-            found = self.store.found(*wanted)
-            if found is None and remake:
-                remake(name)
-            return self.store.needed(*wanted) if found is None else found
+            wanted = KIND, self.keys[name], Features.from_bytes
+            if (found := self.store.found(*wanted)) is not None:
+                return found
+            remake(name)
+            return self.store.needed(*wanted)
 
         return LazyFeatures(list(self.keys), read)
 

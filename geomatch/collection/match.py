@@ -143,7 +143,7 @@ def match_collection(
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
-        result = Correspondences(stored.load(remake=remake), matched)
+        result = Correspondences(stored.load(remake), matched)
     told = {"failed": skipped | failed_pairs, "retries": work.retries}
     manifest.saved(store, **told, complete=True)
     computed, settings = (computed_images, computed_pairs), settings | {"pairs": dict(report.given)}

@@ -72,7 +72,7 @@ def _row(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def nearest_images(store: Store, keys: Sequence[str], count: int) -> NDArray[np.int64]:
     """Find the images that look most alike by pooled features, see `geomatch.collection.pairs.Nearest`."""
     with ThreadPoolExecutor(_READERS) as threads:  # of object storage, which takes its time for each
-        rows = np.stack(list(threads.map(lambda key: read_array(store, KIND, key, "row"), keys)))
+        rows = np.stack(list(threads.map(lambda key: read_row(store, key), keys)))
     parts = [slice(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
     wide = (rows[part].astype(np.float64) for part in parts)
     mean, squares = np.sum([[own.sum(axis=0), (own**2).sum(axis=0)] for own in wide], axis=0) / len(rows)
@@ -98,6 +98,6 @@ def unit_rows(rows: NDArray[np.float32], mean: _Row, deviation: _Row) -> NDArray
     return np.asarray(wide / np.maximum(norms, 1e-12), np.float32)
 
 
-def read_array(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
-    """An array of an object; raises `FeaturesError` if it is missing or damaged."""
-    return store.needed(kind, key, lambda data, label: unpack_arrays(data, label, kind, (array,)))[array]
+def read_row(store: Store, key: str) -> NDArray[np.float32]:
+    """(D,) pooled features; raises `FeaturesError` if they are missing or damaged."""
+    return store.needed(KIND, key, lambda data, label: unpack_arrays(data, label, KIND, ("row",)))["row"]

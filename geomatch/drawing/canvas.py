@@ -1,6 +1,7 @@
 """Pictures of photographs, lines and words, written as pixels (PNG) or as vectors (SVG, PDF)."""
 
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -98,7 +99,8 @@ class Picture:
         if path.suffix == ".png":
             return write_png(path, self.pixels())
         style, figures = (require(f"matplotlib.{name}", *_VECTORS) for name in ("style", "figure"))
-        with style.context(["default", _SETTINGS]), replacing(path) as temporary:
+        silent = warnings.catch_warnings(action="ignore", category=UserWarning)  # of letters no font here has
+        with silent, style.context(["default", _SETTINGS]), replacing(path) as temporary:
             figure = figures.Figure(np.multiply(self.size, _POINT / 72))
             axes = figure.add_axes((0, 0, 1, 1))
             for order, (part, x, y) in enumerate(self.flat()):

@@ -39,8 +39,9 @@ def draw_matches(result: MatchResult) -> canvas.Picture:
     ends = [resize_points(points, image.size, one.size) + place for points, image, one, (_, place) in sides]
     paths = np.stack(ends, axis=1)
     inliers = found.inliers if found else np.zeros(len(paths), np.bool_)
-    right, wrong = (_spread(ends[0], which) for which in (inliers, ~inliers))
-    lines = [canvas.Line(paths[index], _GREY, 1) for index in wrong[: _MOST_WRONG if found else _MOST]]
+    right = _spread(ends[0], inliers, _MOST)
+    wrong = _spread(ends[0], ~inliers, _MOST_WRONG if found else _MOST)
+    lines = [canvas.Line(paths[index], _GREY, 1) for index in wrong]
     levels, legends, errors = np.zeros(len(paths)), [], _errors(result)
     if errors is not None:
         made = result.settings["estimator"] or result.settings["model"]
@@ -57,13 +58,13 @@ def draw_matches(result: MatchResult) -> canvas.Picture:
     return canvas.captioned(replace(pair, marks=tuple(lines)), caption, *legends)
 
 
-def _spread(points: NDArray[np.floating], which: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Indices of at most `_MOST` of these points (N, 2), the first ones that lie apart."""
+def _spread(points: NDArray[np.floating], which: NDArray[np.bool_], most: int) -> NDArray[np.intp]:
+    """Indices of at most so many of these points (N, 2) that lie apart, from all over the image."""
     chosen = np.flatnonzero(which)
-    if len(chosen) > _MOST:
+    if len(chosen) > most:
         area = np.prod(np.ptp(points[chosen], axis=0))
-        chosen = chosen[spread(points[chosen], max(1.0, float(np.sqrt(area / _MOST / 2))))]
-    return chosen[:_MOST]
+        chosen = chosen[spread(points[chosen], max(1.0, float(np.sqrt(area / most / 2))))]
+    return chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), most)).astype(np.intp)]
 
 
 def _errors(result: MatchResult) -> NDArray[np.float64] | None:

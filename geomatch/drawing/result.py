@@ -86,14 +86,10 @@ def summary(result: MatchResult) -> str:
             )
         if found.score is not None:
             lines.append(f"score       {found.score:.2f} (probability of less than 1 % of the diagonal)")
-    if found:
-        lines += [f"remark      {remark}" for remark in found.remarks]
-    else:
+    if not found:
         lines.append(f"{model:11} not found: {found.reason}")
-    if note := result.settings["cameras"]:
-        lines.append(f"remark      {note}")
-    if result.settings["remark"]:
-        lines.append(f"remark      {result.settings['remark']}")
+    remarks = [*(found.remarks if found else ()), result.settings["cameras"], result.settings["remark"]]
+    lines += [f"remark      {remark}" for remark in remarks if remark]
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
     lines.append(f"seconds     {sum(result.seconds.values()):.2f} ({spent})")
     return "\n".join(lines)

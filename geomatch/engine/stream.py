@@ -1,11 +1,10 @@
 """Work in stages: the CPU's ahead of a network, and the writing behind it, overlap on an accelerator."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic
 
 from geomatch.engine.task import Answers, FailedBlock, FailedItem, Item, Need, Result
@@ -52,15 +51,13 @@ class StreamTask(Generic[Item, Result]):
             closing(ahead(self._prepared, items, self.pixels)) as steps,
         ):
             for index, block in enumerate(blocks):
-                made = attempt(partial(self._next, steps), block)  # no name here keeps the images
+                # no name here keeps the images
+                made = attempt(lambda own: self._made([next(steps) for _ in range(len(own))]), block)
                 writing.append(writer.submit(self._attempted, made))
                 most = BEHIND if index + 1 < len(blocks) else 0
                 while writing and (len(writing) > most or writing[0].done()):
                     answer = writing.popleft().result()
                     yield index - len(writing), answer
-
-    def _next(self, steps: Iterator[_Step], block: Sequence[Item]) -> list[_Step]:
-        return self._made([next(steps) for _ in range(len(block))])
 
     def _prepared(self, item: Item) -> _Step:
         value: Any = item

@@ -183,7 +183,12 @@ def decode(picture: PILImage.Image, apply_exif: bool, name: str) -> tuple[NDArra
     """(H, W) or (H, W, C) at full depth, and the orientation by which they must be turned."""
     mode, deep = picture.mode, _deep_colours(picture)
     turn = _turn(picture, apply_exif)  # it decodes, so that OpenCV sees no damaged file
-    array = _by_opencv(deep) if deep else None
+    array: NDArray[Any] | None = None
+    if deep:
+        import cv2
+
+        array = np.asarray(cv2.imdecode(np.frombuffer(deep, np.uint8), cv2.IMREAD_UNCHANGED))
+        array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]
     if array is None and (mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info):
         array = np.asarray(picture.convert("RGBA"))
     elif array is None and mode in ("1", "P"):
@@ -209,13 +214,6 @@ def _deep_colours(picture: PILImage.Image) -> bytes | None:
     data = file.read()
     file.seek(place)
     return data
-
-
-def _by_opencv(data: bytes) -> NDArray[Any]:
-    import cv2
-
-    array = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
-    return array[:, :, [2, 1, 0, 3][: array.shape[2]]]
 
 
 def with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Values:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,7 +116,12 @@ class Feature2D:
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""
-        return self._dimension
+        dimension: int | None = getattr(self.describer, "dimension", None)
+        if dimension is not None:
+            return dimension
+        blank = Image(np.zeros((64, 64, 3), np.uint8), "blank")
+        middle = Features(np.full((1, 2), 32, np.float32), np.ones(1, np.float32), (64, 64))
+        return int(_rows(self.describer, blank, middle).shape[1])
 
     def descriptorType(self) -> int:
         """``cv2.CV_32F``."""
@@ -160,15 +165,6 @@ class Feature2D:
             kept.sort(key=lambda index: -found[index].response)
             kept = kept[: self.nfeatures]
         return tuple(found[index] for index in kept), None if rows is None else rows[kept]
-
-    @cached_property
-    def _dimension(self) -> int:
-        dimension: int | None = getattr(self.describer, "dimension", None)
-        if dimension is not None:
-            return dimension
-        blank = Image(np.zeros((64, 64, 3), np.uint8), "blank")
-        middle = Features(np.full((1, 2), 32, np.float32), np.ones(1, np.float32), (64, 64))
-        return int(_rows(self.describer, blank, middle).shape[1])
 
     def _source(self) -> Detector | cv2.Feature2D:
         if not isinstance(self.detector, cv2.Feature2D) and not hasattr(self.detector, "detect"):
@@ -224,7 +220,7 @@ def DIFT_create(
 
     Raises TypeError for arguments of the wrong type, ValueError for values that make no sense.
     """
-    limit = _limit(nfeatures)
+    limit = min(max(0, check_whole("nfeatures", nfeatures, -(2**63))), _MANY)  # any below 1 is none
     sift = (
         check_whole("nOctaveLayers", nOctaveLayers, 1), check_number("contrastThreshold", contrastThreshold),
         check_number("edgeThreshold", edgeThreshold), check_number("sigma", sigma), enable_precise_upscale,
@@ -235,7 +231,8 @@ def DIFT_create(
         raise ValueError(f"sigma must be positive, got {sigma}")
     describer = create_describer(descriptor)
     if detector is None:  # made anew for every call: OpenCV's objects cannot be pickled
-        return Feature2D(partial(_sift, limit, *sift), describer)
+        create: Callable[..., cv2.Feature2D] = cv2.SIFT_create  # type: ignore[attr-defined]
+        return Feature2D(partial(create, limit, *sift[:4], enable_precise_upscale=sift[4]), describer)
     if sift != (3, 0.04, 10.0, 1.6, True):
         raise ValueError("only nfeatures goes with another detector: the other arguments are SIFT's")
     source: Detector | cv2.Feature2D | Callable[[], cv2.Feature2D]
@@ -250,14 +247,3 @@ def DIFT_create(
 
 
 DIFT = SimpleNamespace(create=DIFT_create)  # as OpenCV has SIFT.create beside SIFT_create
-
-
-def _limit(nfeatures: int) -> int:
-    """0 for no limit, which any number below 1 stands for, as in OpenCV."""
-    return min(max(0, check_whole("nfeatures", nfeatures, -(2**63))), _MANY)
-
-
-def _sift(*arguments: int | float) -> cv2.Feature2D:
-    """Call ``cv2.SIFT_create``, whose sixth argument is another one."""
-    create: Callable[..., cv2.Feature2D] = cv2.SIFT_create  # type: ignore[attr-defined]
-    return create(*arguments[:5], enable_precise_upscale=arguments[5])

@@ -112,9 +112,8 @@ class Raster:
         return Image(pixels, self.name, note)
 
     def _turned(self, values: Values) -> Values:
-        arrays: dict[str, Any] = {kind: getattr(values, kind) for kind in ("array", "alpha", "known")}
-        for kind, one in arrays.items():
-            arrays[kind] = None if one is None else turned(one, self.orientation)
+        found = {name: getattr(values, name) for name in ("array", "alpha", "known")}
+        arrays: Any = {name: turned(a, self.orientation) for name, a in found.items() if a is not None}
         return replace(values, **arrays)
 
     def _upright(self, bands: _Bands, window: Window) -> Values:
@@ -233,5 +232,4 @@ def open_raster(path: str | os.PathLike[str], *, apply_exif: bool = True) -> Ras
         size = (height, width) if turn > 4 else (width, height)
         clear = alpha or (page is not None and (page.nodata is not None or page.mask is not None))
         closing = stack.pop_all().close
-        return Raster(name, size, dtype, count - alpha, clear, turn, closing, file, page, array)
-    raise AssertionError  # nothing above is suppressed
+    return Raster(name, size, dtype, count - alpha, clear, turn, closing, file, page, array)

@@ -65,10 +65,11 @@ def write_raster(
             return
         import tifffile
 
+        parts = (_layered(block, dtype) for block in blocks)
         large = size[0] * size[1] * shape[2] * dtype.itemsize > 4e9  # offsets of 32 bits end at 4 GiB
         with tifffile.TiffWriter(temporary, bigtiff=large) as tif:
             tif.write(
-                (_tile(_layered(block, dtype)) for block in blocks),
+                (np.pad(own, [(0, BLOCK - n) for n in own.shape[:2]] + [(0, 0)]) for own in parts),
                 shape=shape,
                 dtype=dtype,
                 tile=(BLOCK, BLOCK),
@@ -88,8 +89,3 @@ def _layered(block: Block, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(h, w, bands + 1); the last band is opacity, from 0 to the type's most, or to 1."""
     opaque = block.opacity if dtype.kind == "f" else np.rint(block.opacity * float(np.iinfo(dtype).max))
     return np.dstack([block.values, opaque.astype(dtype)])
-
-
-def _tile(block: NDArray[Any]) -> NDArray[Any]:
-    """Filled up with zeros, at the picture's end."""
-    return np.pad(block, ((0, BLOCK - block.shape[0]), (0, BLOCK - block.shape[1]), (0, 0)))

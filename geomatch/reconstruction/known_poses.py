@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from geomatch.cameras import pycolmap
 from geomatch.colmap.library import database
 from geomatch.errors import GeomatchError
-from geomatch.reconstruction.models import read_model
+from geomatch.reconstruction.models import nearest_rotation, read_model
 from geomatch.reconstruction.transforms import read_transforms
 
 
@@ -92,15 +92,13 @@ def in_database(path: Path, known: Any, exact: bool) -> Any:
 def restore_frame(model: Any, known: Any) -> None:
     """Move a model, in place, by the similarity that brings its cameras back to the known ones.
 
-    The rotation is nearest to all images' differences (chordal mean: Hartley et al., IJCV 2013);
-    the scale is the ratio of the spreads of the centres.
+    The rotation is the mean of all images' differences, the scale the ratio of the spreads of the centres.
     """
     pairs = [(model.images[one.image_id], one) for one in known.images.values() if one.has_pose]
     pairs = [(new, old) for new, old in pairs if new.has_pose]
     new, old = (np.array([one.projection_center() for one in side]) for side in zip(*pairs, strict=True))
     turns = [_rotation(old).T @ _rotation(new) for new, old in pairs]
-    left, _, right = np.linalg.svd(np.sum(turns, axis=0))
-    turn = left * [1, 1, np.linalg.det(left @ right)] @ right
+    turn = nearest_rotation(np.sum(turns, axis=0))
     spreads = [float(np.linalg.norm(side - side.mean(axis=0))) for side in (new, old)]
     scale = spreads[1] / spreads[0] if min(spreads) > 0 else 1.0
     library = pycolmap()

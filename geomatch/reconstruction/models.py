@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.cameras import pycolmap
 from geomatch.errors import GeomatchError, reading
@@ -40,6 +41,17 @@ def read_model(path: Path) -> Any:
     folder = find_model(path)
     with reading(folder, "model of COLMAP"):
         return pycolmap().Reconstruction(str(folder))
+
+
+def posed_images(model: Any) -> list[Any]:
+    """The images of a ``pycolmap.Reconstruction`` that have a pose, by name."""
+    return sorted((image for image in model.images.values() if image.has_pose), key=lambda one: str(one.name))
+
+
+def nearest_rotation(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(3, 3); of the sum of rotations their mean (chordal distance: Hartley et al., IJCV 2013)."""
+    left, _, right = np.linalg.svd(matrix)
+    return np.asarray(left * [1, 1, np.linalg.det(left @ right)] @ right)
 
 
 def merit(model: Any) -> tuple[int, int]:

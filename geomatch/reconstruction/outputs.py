@@ -15,6 +15,7 @@ from geomatch.files import folder_beside, make_folder, replacing
 from geomatch.images import raw_size
 from geomatch.progress import progress_bar
 from geomatch.reconstruction.folder import is_output
+from geomatch.reconstruction.models import posed_images
 from geomatch.reconstruction.transforms import write_transforms
 
 _TURNED = re.compile(rb"(\x12\x01\x03\0\x01\0{3})[\x02-\x08]\0|(\x01\x12\0\x03\0{3}\x01\0)[\x02-\x08]")
@@ -36,7 +37,7 @@ def write_outputs(
     wanted = sorted(set(forms))  # so what takes long comes last
     if unknown := [form for form in wanted if form not in writers]:
         raise GeomatchError(f"there is no form {unknown[0]!r} of outputs; choose from: {', '.join(writers)}")
-    names = sorted(image.name for image in model.images.values() if image.has_pose)
+    names = [image.name for image in posed_images(model)]
     if not names:
         raise GeomatchError("the model has no image with a pose, so there is nothing to write")
     for place in (places[form] for form in wanted if form in places):
@@ -68,8 +69,7 @@ def write_undistorted(model: Any, images: Path, folder: Path, progress: bool) ->
         given, new, made, done = work / "given", work / "new", work / "made", work / "made" / "images"
         for part in (given, work / "model", new / "sparse"):
             part.mkdir(parents=True)
-        placed = [image for image in renamed.images.values() if image.has_pose]
-        for image in sorted(placed, key=lambda one: str(one.name)):
+        for image in posed_images(renamed):
             (width, height), camera = raw_size(images / image.name), image.camera
             if (width, height) != (camera.width, camera.height) or not camera.focal_length_idxs():
                 lens = f"camera ({camera.model.name}, {camera.width}x{camera.height})"  # COLMAP aborts

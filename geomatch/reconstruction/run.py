@@ -24,7 +24,7 @@ from geomatch.reconstruction.mapping import MAPPING, Mapper, Mapping, map_databa
 from geomatch.reconstruction.models import ModelSummary, summarise_model
 from geomatch.reconstruction.outputs import write_outputs
 from geomatch.reconstruction.rigs import apply_rigs, read_rigs
-from geomatch.reconstruction.view import sparse_model, title_of, write_view
+from geomatch.reconstruction.view import title_of, write_view
 from geomatch.stream import clocked
 
 COLLECTION = CollectionOptions()
@@ -125,7 +125,7 @@ def reconstruct(
             models = map_database(database, images, work / "sparse", mapping, known, run.progress)
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""
-            write_view(sparse_model(models[0]), work / "model.html", title_of(images) + further)
+            write_view(models[0], work / "model.html", title_of(images) + further)
         reason = "" if models else _reason(count, report, mapping.mapper)
         report, summaries = replace(report, path=out / "database.db"), tuple(map(summarise_model, models))
         settings, told, skipped = asdict(mapping), dict[str, Any](), dict[str, Any](report.skipped)

@@ -14,6 +14,7 @@ from geomatch.cameras import Camera, pycolmap
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_json, replacing, write_whole
 from geomatch.images import raw_size
+from geomatch.reconstruction.models import nearest_rotation, posed_images
 
 _PARAMETERS = {
     "SIMPLE_PINHOLE": "f cx cy", "SIMPLE_RADIAL": "f cx cy k1", "RADIAL": "f cx cy k1 k2",
@@ -32,7 +33,7 @@ def write_transforms(model: Any, images: Path, folder: Path, progress: bool) -> 
     Intrinsics are of the file, or of each frame if there are several cameras, in COLMAP's pixels. Raises
     GeomatchError for cameras that nerfstudio lacks, and perspective beside fisheye: a file has one model.
     """
-    placed = sorted((one for one in model.images.values() if one.has_pose), key=lambda one: str(one.name))
+    placed = posed_images(model)
     lenses = {image.camera_id: _intrinsics(image.camera) for image in placed}
     kinds = {lens.pop("camera_model") for lens in lenses.values()}
     if len(kinds) > 1:
@@ -141,5 +142,5 @@ def _pose(values: dict[str, Any]) -> NDArray[np.float64]:
     turn = pose[:, :3]
     if not (np.abs(turn.T @ turn - np.eye(3)).max() < 1e-3 and np.linalg.det(turn) > 0):  # few digits will do
         raise GeomatchError("transform_matrix, or applied_transform, is no rotation with a shift")
-    left, _, right = np.linalg.svd(turn)
-    return np.column_stack([(left @ right).T, -(left @ right).T @ pose[:, 3]])
+    turn = nearest_rotation(turn).T
+    return np.column_stack([turn, -turn @ pose[:, 3]])

@@ -1,8 +1,6 @@
 """A sparse model as one page of HTML that needs nothing else."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,75 +8,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.files import as_base64, fill_page
+from geomatch.reconstruction.models import nearest_rotation, posed_images
 
+Array = NDArray[np.float64]
 _SEED = 0
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class SparseModel:
-    """N registered images and M points, in the model's units; errors are in pixels, NaN where unknown."""
+def write_view(model: Any, path: Path, title: str, max_points: int = 100_000) -> None:
+    """Write an interactive page of a ``pycolmap.Reconstruction``: its points, cameras, and a list of images.
 
-    names: tuple[str, ...]
-    centres: NDArray[np.float64]  # (N, 3) of projection
-    rotations: NDArray[np.float64]  # (N, 3, 3) from the world to the camera: x right, y down, z forward
-    image_sizes: NDArray[np.int64]  # (N, 2) width and height, pixels
-    focal_lengths: NDArray[np.float64]  # (N,) pixels
-    num_points: NDArray[np.int64]  # (N,) points seen by each image
-    errors: NDArray[np.float64]  # (N,) mean reprojection error of each image
-    points: NDArray[np.float32]  # (M, 3)
-    colours: NDArray[np.uint8]  # (M, 3) RGB; all zero when never extracted
-    track_lengths: NDArray[np.int64]  # (M,) images that see each point
-    point_errors: NDArray[np.float64]  # (M,) mean reprojection error of each point
-
-
-def sparse_model(reconstruction: Any) -> SparseModel:
-    """Convert a ``pycolmap.Reconstruction``; images are sorted by name, those without a pose left out."""
-    placed = [image for image in reconstruction.images.values() if image.has_pose]
-    images = sorted(placed, key=lambda one: str(one.name))
-    points = reconstruction.points3D
-    found = list(points.values())
-    row_of = {number: row for row, number in enumerate(points)}
-    xyz = _rows([point.xyz for point in found], 3)
-    cameras = [image.camera for image in images]
-    poses = [np.asarray(image.cam_from_world().matrix(), np.float64) for image in images]
-    return SparseModel(
-        names=tuple(str(image.name) for image in images),
-        centres=_rows([image.projection_center() for image in images], 3),
-        rotations=np.array([pose[:, :3] for pose in poses], np.float64).reshape(-1, 3, 3),
-        image_sizes=np.array([(c.width, c.height) for c in cameras], np.int64).reshape(-1, 2),
-        # panoramas have none; any frustum will do
-        focal_lengths=np.array(
-            [c.mean_focal_length() if c.focal_length_idxs() else c.width / 2 for c in cameras]
-        ),
-        num_points=np.array([image.num_points3D for image in images], np.int64),
-        errors=np.array([_image_error(image, xyz, row_of) for image in images], np.float64),
-        points=xyz.astype(np.float32),
-        colours=np.array([point.color for point in found], np.uint8).reshape(-1, 3),
-        track_lengths=np.array([point.track.length() for point in found], np.int64),
-        point_errors=np.array([p.error if p.has_error() else math.nan for p in found], np.float64),
-    )
-
-
-def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100_000) -> None:
-    """Write an interactive page: ``max_points`` points, chosen at random, cameras, and a list of images."""
-    count = len(model.points)
-    chosen = np.sort(np.random.default_rng(_SEED).choice(count, min(count, max_points), replace=False))
-    centre, radius = _first_view(model)
+    Of the points ``max_points`` are chosen at random; images without a pose are left out.
+    """
+    images, points = posed_images(model), list(model.points3D.values())
+    xyz, tracks = _rows([point.xyz for point in points], 3), np.array([p.track.length() for p in points])
+    errors = np.array([point.error if point.has_error() else math.nan for point in points], np.float64)
+    colours = np.array([point.color for point in points], np.uint8)  # all zero when never extracted
+    chosen = np.random.default_rng(_SEED).choice(len(points), min(len(points), max_points), replace=False)
+    chosen.sort()
+    centres = _rows([image.projection_center() for image in images], 3)
+    turns = _rows([image.cam_from_world().rotation.matrix().ravel() for image in images], 9)
+    centre, radius = first_view(xyz, centres)
+    row_of, cameras = {number: row for row, number in enumerate(model.points3D)}, [i.camera for i in images]
 
     def known(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
     content = {
-        "names": list(model.names), "sizes": model.image_sizes.tolist(),
-        "focals": model.focal_lengths.tolist(), "counts": model.num_points.tolist(),
-        "errors": [known(value) for value in model.errors.tolist()],
-        "centres": model.centres.tolist(), "rotations": model.rotations.reshape(-1, 9).tolist(),
-        "points": as_base64(model.points[chosen], "<f4"), "colours": as_base64(model.colours[chosen], "u1"),
-        "tracks": as_base64(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
-        "pointErrors": as_base64(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
-        "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(),
-        "title": title, "total": count, "track": known(_mean(model.track_lengths)),
-        "error": known(_mean(model.point_errors)),
+        "names": [image.name for image in images], "sizes": [(one.width, one.height) for one in cameras],
+        # panoramas have no focal length; any frustum will do
+        "focals": [c.mean_focal_length() if c.focal_length_idxs() else c.width / 2 for c in cameras],
+        "counts": [image.num_points3D for image in images],
+        "errors": [known(_image_error(image, xyz, row_of)) for image in images],
+        "centres": centres.tolist(), "rotations": turns.tolist(),
+        "points": as_base64(xyz[chosen], "<f4"), "colours": as_base64(colours[chosen], "u1"),
+        "tracks": as_base64(np.minimum(tracks[chosen], 65535), "<u2"),
+        "pointErrors": as_base64(errors[chosen], "<f4"), "coloured": bool(colours.any()),
+        "centre": centre.tolist(), "radius": radius,
+        "turn": nearest_rotation(turns.sum(axis=0).reshape(3, 3)).ravel().tolist(),
+        "title": title, "total": len(points), "track": known(_mean(tracks)), "error": known(_mean(errors)),
     }  # fmt: skip
     fill_page(path, "geomatch.reconstruction", "view.html", content)
 
@@ -89,7 +56,7 @@ def title_of(images: Path) -> str:
     return folder.parent.name if folder.name == "images" and folder.parent.name else folder.name
 
 
-def _image_error(image: Any, xyz: NDArray[np.float64], row_of: dict[int, int]) -> float:
+def _image_error(image: Any, xyz: Array, row_of: dict[int, int]) -> float:
     seen = image.get_observation_points2D()
     if not len(seen):
         return math.nan
@@ -99,7 +66,7 @@ def _image_error(image: Any, xyz: NDArray[np.float64], row_of: dict[int, int]) -
     return _mean(np.linalg.norm(projected - _rows([one.xy for one in seen], 2), axis=1))
 
 
-def _rows(values: Sequence[Any], columns: int) -> NDArray[np.float64]:
+def _rows(values: list[Any], columns: int) -> Array:
     return np.array(values, np.float64).reshape(-1, columns)
 
 
@@ -108,20 +75,14 @@ def _mean(values: NDArray[Any]) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def _first_view(model: SparseModel) -> tuple[NDArray[np.float64], float]:
-    """Centre (3,) and radius of the first view, without points and cameras that lie far off."""
-    points = model.points[np.isfinite(model.points).all(axis=1)].astype(np.float64)
-    shown = points if len(points) else model.centres
+def first_view(points: Array, centres: Array) -> tuple[Array, float]:
+    """Centre (3,) and radius of the first view, without points and cameras (N, 3) that lie far off."""
+    points = points[np.isfinite(points).all(axis=1)]
+    shown = points if len(points) else centres
     if not len(shown):
         return np.zeros(3), 1.0
     centre = np.median(shown, axis=0)
-    reach, away = (np.linalg.norm(part - centre, axis=1) for part in (shown, model.centres))
+    reach, away = (np.linalg.norm(part - centre, axis=1) for part in (shown, centres))
     radius = float(np.quantile(reach, 0.9))
     near = away[away <= 5 * radius]  # farther ones would shrink the points to a clump
     return centre, max(radius, float(np.quantile(near, 0.9)) if len(near) else 0.0) or 1.0
-
-
-def _upright(model: SparseModel) -> NDArray[np.float64]:
-    """(3, 3) rotation nearest to the cameras' in the mean (Hartley et al., IJCV 2013, chordal distance)."""
-    left, _, right = np.linalg.svd(model.rotations.sum(axis=0))
-    return np.asarray(left * [1, 1, np.linalg.det(left @ right)] @ right)

@@ -4,9 +4,8 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +16,7 @@ from geomatch.describers import traits_of
 from geomatch.devices import find_device
 from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.files import digest_of, write_whole
-from geomatch.images import READING, Image, Reading
+from geomatch.images import READING, ImageFile, Reading
 from geomatch.large import are_large, relate_large
 from geomatch.pipeline import Described, Pipeline
 from geomatch.progress import progress_bar
@@ -47,35 +46,26 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class DescribedImages:
-    """Images that are described when they are first asked for; of the last two the pixels are kept."""
+def _describing(pipeline: Pipeline, uses: Counter[ImageFile]) -> Callable[[ImageFile], Described]:
+    """A function that keeps the features of each file for so many uses, and the pixels of the last two."""
+    kept: dict[ImageFile, tuple[Features, Any, Any]] = {}
+    load = lru_cache(_HELD)(ImageFile.load)
 
-    folder: Path
-    pipeline: Pipeline
-    reading: Reading = READING
-    uses: Counter[str] = field(default_factory=Counter)
-    """How often each image is still wanted; its features are forgotten after the last time."""
-    _features: dict[str, tuple[Features, Any, Any]] = field(default_factory=dict)
-    _images: dict[str, Image] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Described:
-        """The image with its features; ImageError when it cannot be read."""
-        image = self._images.pop(name, None) or self.reading.file(self.folder / name, name).load()
-        self._images[name] = image
-        if len(self._images) > _HELD:
-            del self._images[next(iter(self._images))]
-        if name in self._features:
-            features, describer, feature_map = self._features[name]
+    def describe(file: ImageFile) -> Described:
+        image = load(file)
+        if file in kept:
+            features, describer, feature_map = kept[file]
             device = find_device(traits_of(describer).device)  # where the describer leaves them
             found = Described(image, upload_features(features, device), describer, feature_map)
         else:
-            (found,) = self.pipeline.describe([image])
-            self._features[name] = found.features.to_features(), found.describer, found.feature_map
-        self.uses[name] -= 1
-        if self.uses[name] == 0:
-            del self._features[name]
+            (found,) = pipeline.describe([image])
+            kept[file] = found.features.to_features(), found.describer, found.feature_map
+        uses[file] -= 1
+        if uses[file] == 0:
+            del kept[file]
         return found
+
+    return describe
 
 
 def match_list(
@@ -84,7 +74,6 @@ def match_list(
     pipeline: Pipeline,
     reading: Reading = READING,
     file: Path | None = None,
-    progress: bool = True,
     more: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Match pairs of images, named by their paths below a folder, and give each as JSON holds it.
@@ -96,12 +85,13 @@ def match_list(
     of the same files and settings, are not made again; others go in the end, unless ``more`` pairs will come.
     """
     reading.masks.check([name for pair in pairs for name in pair], folder)
+    files = {name: reading.file(folder / name, name) for pair in pairs for name in pair}
     told = [cache_key(pipeline), repr(reading), versions("pillow-heif", "tifffile")]
 
     @cache
     def checksum(name: str) -> str | None:
         try:
-            return reading.file(folder / name, name).checksum()
+            return files[name].checksum()
         except OSError:
             return None
 
@@ -109,26 +99,27 @@ def match_list(
     with tempfile.TemporaryFile() if file is None else file.open("a+b") as opened:
         lines = _Lines(opened)
         todo = [pair for pair, key in zip(pairs, keys, strict=True) if key not in lines.places]
-        images = DescribedImages(folder, pipeline, reading, Counter(name for pair in todo for name in pair))
-        rows = progress_bar(list(zip(pairs, keys, strict=True)), "pairs", "pair", shown=progress)
-        for pair, key in rows:
+        describe = _describing(pipeline, Counter(files[name] for pair in todo for name in pair))
+        for pair, key in progress_bar(list(zip(pairs, keys, strict=True)), "pairs", "pair"):
             if key in lines.places:
-                yield lines.read(key)
+                yield json.loads(lines.read(key))
                 continue
-            line = {"image0": pair[0], "image1": pair[1], **_line(images, pair), "key": key}
+            found = _line(pipeline, [files[name] for name in pair], describe)
+            line = {"image0": pair[0], "image1": pair[1], **found, "key": key}
             lines.add(line)
             yield line
         if not more:
             lines.sort(keys)
 
 
-def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
+def _line(
+    pipeline: Pipeline, files: Sequence[ImageFile], describe: Callable[[ImageFile], Described]
+) -> dict[str, Any]:
     try:
-        files = [images.reading.file(images.folder / name, name) for name in pair]
-        if are_large(images.pipeline, *files):
-            result = relate_large(images.pipeline, files[0], files[1])
+        if are_large(pipeline, *files):
+            result = relate_large(pipeline, *files)
         else:
-            result = relate(images.pipeline, images[pair[0]], images[pair[1]])
+            result = relate(pipeline, describe(files[0]), describe(files[1]))
     except (ImageError, OSError) as error:
         return {"reason": first_line(error)}
     found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}
@@ -155,9 +146,6 @@ class _Lines:
             end += len(text)
         file.truncate(end)
 
-    def read(self, key: str) -> dict[str, Any]:
-        return dict(json.loads(self._bytes(key)))
-
     def add(self, line: dict[str, Any]) -> None:
         start = self.file.seek(0, io.SEEK_END)
         self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
@@ -167,9 +155,9 @@ class _Lines:
     def sort(self, keys: Sequence[str]) -> None:
         """Leave these lines, in this order."""
         if list(self.places) != list(dict.fromkeys(keys)):
-            write_whole(self.file.name, b"".join(map(self._bytes, dict.fromkeys(keys))))
+            write_whole(self.file.name, b"".join(map(self.read, dict.fromkeys(keys))))
 
-    def _bytes(self, key: str) -> bytes:
+    def read(self, key: str) -> bytes:
         start, end = self.places[key]
         self.file.seek(start)
         return self.file.read(end - start)

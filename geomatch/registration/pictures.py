@@ -1,7 +1,6 @@
 """The pictures of a registration: an image warped onto a frame at full depth, and a page to judge it by."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,18 +8,19 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.files import make_folder, write_whole
-from geomatch.images import READING, Conversion, Reading
+from geomatch.geometry import resize_homography, shift_homography, warp_points
+from geomatch.images import READING, Reading
 from geomatch.rasters.maps import georeference_of
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
-from geomatch.types import HomographyEstimate
 
 Pair = tuple[str, str]
 """Names of the reference and of the image that is warped onto it."""
-PICTURES, PREVIEWS, PAGE = "warped", "previews", "index.html"
+PICTURES, PREVIEWS = "warped", "previews"
 _SIDE = 1000  # long side of the previews in pixels
 _SQUARES = 8  # of a checkerboard, along its long side
 
@@ -59,17 +59,8 @@ class Target:
     """One for all: (width, height), and the point of the reference at its first pixel."""
 
 
-def estimate_of(line: dict[str, Any]) -> HomographyEstimate | None:
-    """The estimate of a line that `match_list` gave."""
-    if line["reason"] is not None:
-        return None
-    given: dict[str, Any] = {name: line.get(name) for name in ("corner_deviations", "covariance", "score")}
-    matrix, inliers = np.array(line["homography"]), np.array(line["inliers"], np.bool_)
-    return HomographyEstimate(matrix, inliers, model=line["model"], **given)
-
-
-def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple[str, tuple[int, int]]:
-    """Warp the image of a pair onto its reference.
+def write_warped(target: Target, pair: Pair, matrix: NDArray[np.float64]) -> tuple[str, tuple[int, int]]:
+    """Warp the image of a pair onto its reference, from whose pixels the matrix (3, 3) leads to its own.
 
     Returns the picture's path below the results, and where its first pixel lies in the frame. Raises
     `GeomatchError` when an image cannot be read, or the canvas would be too large.
@@ -77,8 +68,8 @@ def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple
     output, name = target.output, target.names[pair]
     opened = [partial(open_raster, target.folder / one, apply_exif=target.reading.apply_exif) for one in pair]
     with opened[0]() as reference, opened[1]() as image:
-        there = through(found.matrix, image.size)
-        back = through(np.linalg.inv(found.matrix), reference.size)
+        there = through(matrix, image.size)
+        back = through(np.linalg.inv(matrix), reference.size)
         frame, moved = (image, reference) if output.inverse else (reference, image)
         send, outline = (back, there) if output.inverse else (there, back)
         size, offset = target.canvas or canvas_of(frame.size, [(moved.size, outline)], output.canvas)
@@ -91,36 +82,27 @@ def write_warped(target: Target, pair: Pair, found: HomographyEstimate) -> tuple
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
         if output.pages:
             with open_raster(path) as warped:
-                rasters = frame, moved, warped
-                write_previews(target.out, name, rasters, offset, send, target.reading.conversion)
+                write_previews(target, name, (frame, moved, warped), offset, send)
     return path.relative_to(target.out).as_posix(), offset
 
 
 def write_previews(
-    out: Path,
-    name: str,
-    rasters: tuple[Raster, Raster, Raster],
-    offset: tuple[int, int],
-    send: Send,
-    conversion: Conversion,
+    target: Target, name: str, rasters: tuple[Raster, Raster, Raster], offset: tuple[int, int], send: Send
 ) -> None:
     """Write the frame, the picture warped onto it and a checkerboard of both, as the page shows them.
 
     ``rasters`` are the frame, the image, and the image warped, whose first pixel lies at ``offset`` of the
     frame; ``send`` says where points of the frame lie in the image.
     """
-    frame, image, warped = rasters
+    (frame, image, warped), conversion = rasters, target.reading.conversion
     shown = warped.overview(_SIDE, conversion)
-    scale = np.array(shown.size) / warped.size
     plain = frame.overview(_SIDE, conversion)
-    zoom = scale * frame.size / plain.size
-    # pixels are areas: (x + 0.5) times the scale
-    placed = np.array([[zoom[0], 0, -offset[0] * scale[0]], [0, zoom[1], -offset[1] * scale[1]]])
-    placed[:, 2] += 0.5 * zoom - 0.5
+    to_shown = resize_homography(warped.size, shown.size) @ shift_homography(-offset[0], -offset[1])
+    placed = (to_shown @ resize_homography(plain.size, frame.size))[:2]
     border: Any = (255, 255, 255)
     behind = cv2.warpAffine(plain.pixels, placed, shown.size, flags=cv2.INTER_LINEAR, borderValue=border)
     rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
-    points = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) / scale - 0.5 + offset
+    points = warp_points(np.linalg.inv(to_shown), np.stack([columns, rows], axis=-1).reshape(-1, 2))
     with np.errstate(invalid="ignore"):
         places = send(points)
         seen = ((places >= -0.5) & (places <= np.array(image.size) - 0.5)).all(axis=1).reshape(rows.shape)
@@ -132,15 +114,7 @@ def write_previews(
         "checkerboard": np.where(chosen[:, :, None], shown.pixels, behind),
     }
     for kind, pixels in pictures.items():
-        path = out / PREVIEWS / f"{name}.{kind}.jpg"
+        path = target.out / PREVIEWS / f"{name}.{kind}.jpg"
         make_folder(path.parent)
         _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1], np.uint8))
         write_whole(path, code.tobytes())
-
-
-def write_index(out: Path, rows: Sequence[Mapping[str, Any]], frame: str) -> None:
-    """Write the page; rows are registrations, of which the ``frame``, reference or image, was not warped."""
-    page = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
-    data = json.dumps(list(rows)).replace("<", "\\u003c")
-    page = page.replace('/*FRAME*/"reference"', json.dumps(frame))
-    write_whole(out / PAGE, page.replace("/*ROWS*/[]", data))

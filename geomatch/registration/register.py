@@ -8,29 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of, make_folder, write_whole
+from geomatch.files import digest_of, fill_page, make_folder, write_whole
 from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, READING, ImageFile, Masks, Reading
 from geomatch.pipeline import Pipeline
 from geomatch.registration.pair_list import match_list
-from geomatch.registration.pictures import (
-    OUTPUT,
-    PICTURES,
-    PREVIEWS,
-    Output,
-    Pair,
-    Target,
-    estimate_of,
-    write_index,
-    write_warped,
-)
+from geomatch.registration.pictures import OUTPUT, PICTURES, PREVIEWS, Output, Pair, Target, write_warped
+from geomatch.types import HomographyEstimate
 
-TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
+TABLE, RECORD, MATCHES, PAGE = "registrations.csv", "registrations.json", "matches.jsonl", "index.html"
 """Names of what is written."""
 _SHARE = 20  # times as long as it takes is waited until the tables are written again
 
@@ -76,7 +69,6 @@ def register(
     pipeline: Pipeline | None = None,
     reading: Reading = READING,
     output: Output = OUTPUT,
-    progress: bool = True,
 ) -> list[Registration]:
     """Warp images onto a reference, at full size and depth.
 
@@ -88,7 +80,6 @@ def register(
         pipeline: how images are matched, and the model.
         reading: how files become images. Masks are named by the paths below the folder that all files share.
         output: what is written.
-        progress: show bars.
 
     Returns:
         One value per image, in order; what an earlier call with the same files and options wrote is kept.
@@ -104,7 +95,7 @@ def register(
         raise GeomatchError("no images to register: give files, or a folder that has images")
     ImageFile(folder / first).pixels()  # raises
     pairs = [(first, other) for other in others]
-    return register_pairs(pairs, folder, out, pipeline, reading, output, progress)
+    return register_pairs(pairs, folder, out, pipeline, reading, output)
 
 
 def register_pairs(
@@ -114,14 +105,13 @@ def register_pairs(
     pipeline: Pipeline | None = None,
     reading: Reading = READING,
     output: Output = OUTPUT,
-    progress: bool = True,
 ) -> list[Registration]:
     """`register` for pairs of reference and image, named by their paths below ``folder``."""
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)
     target = Target(Path(folder), out, names_of(pairs), reading, output)
-    lines = match_list(pairs, target.folder, pipeline, reading, out / MATCHES, progress)
+    lines = match_list(pairs, target.folder, pipeline, reading, out / MATCHES)
     return write_registrations(lines, target)
 
 
@@ -151,7 +141,11 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
         if done:
             _write_tables(out, done, earlier)
         if output.pages and done:
-            write_index(out, [asdict(one) for one in done], "image" if output.inverse else "reference")
+            shown = {
+                "rows": [asdict(one) for one in done],
+                "frame": "image" if output.inverse else "reference",
+            }
+            fill_page(out / PAGE, "geomatch.registration", PAGE, shown)
     _write_tables(out, done, {})
     return done
 
@@ -203,12 +197,14 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
 
 
 def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
-    pair, found = (line["image0"], line["image1"]), estimate_of(line)
-    matches = line.get("num_matches", 0)
-    if found is None:
+    pair, matches = (line["image0"], line["image1"]), line.get("num_matches", 0)
+    if line["reason"] is not None:
         return Registration(*pair, line["reason"], matches=matches, key=key)
+    given: dict[str, Any] = {name: line.get(name) for name in ("corner_deviations", "covariance", "score")}
+    matrix, inliers = np.array(line["homography"]), np.array(line["inliers"], np.bool_)
+    found = HomographyEstimate(matrix, inliers, model=line["model"], **given)
     try:
-        file, offset = write_warped(target, pair, found)
+        file, offset = write_warped(target, pair, found.matrix)
     except GeomatchError as error:
         return Registration(*pair, first_line(error), matches=matches, key=key)
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())
@@ -222,11 +218,9 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
 def _earlier(path: Path) -> dict[str, Registration]:
     """What an earlier run did, by key."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        rows = [Registration(**row) for row in json.loads(path.read_text())]
-        return {
-            one.key: replace(one, remarks=tuple(one.remarks), offset=(one.offset[0], one.offset[1]))
-            for one in rows
-        }
+        rows = json.loads(path.read_text())
+        tuples = [{name: tuple(row[name]) for name in ("remarks", "offset")} for row in rows]
+        return {row["key"]: Registration(**row | own) for row, own in zip(rows, tuples, strict=True)}
     return {}
 
 

@@ -33,7 +33,6 @@ def register_sequence(
     pipeline: Pipeline | None = None,
     reading: Reading = READING,
     output: Output = OUTPUT,
-    progress: bool = True,
 ) -> list[Registration]:
     """Warp a stack, a time lapse or the parts of a mosaic onto their first image.
 
@@ -50,15 +49,17 @@ def register_sequence(
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
     make_folder(out)
-    count, told = len(names), (pipeline, reading, out / MATCHES, progress, True)
+    count, told = len(names), (pipeline, reading, out / MATCHES)
     tried, sizes = [(i, i + 1) for i in range(count - 1)], {0: (1, 1)}  # a pixel where none can be read
     links, lines = list[Link](), list[dict[str, Any]]()
     for _ in range(_ROUNDS):
         known, pairs = len(lines), [(names[i], names[j]) for i, j in tried]
-        made = islice(match_list(pairs, folder, *told), known, None)
+        made = islice(match_list(pairs, folder, *told, more=True), known, None)
         for pair, line in zip(tried[known:], made, strict=True):
             if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE):
-                links.append(_link(*pair, line))
+                agree = np.array(line["inliers"], np.bool_)
+                points = [np.array(line[side]).reshape(-1, 2)[agree] for side in ("points0", "points1")]
+                links.append(Link(*pair, np.array(line["homography"]), *points))
             sizes |= {own: tuple(line[f"size{side}"]) for side, own in enumerate(pair) if "size0" in line}
             lines.append({name: value for name, value in line.items() if name not in _LONG})
         models = {line["model"] for line in lines if line["reason"] is None}
@@ -67,7 +68,7 @@ def register_sequence(
         tried += _further(found, [sizes.get(i, (1, 1)) for i in range(count)], tried)
         if len(tried) == len(lines):
             break
-    for _ in match_list(pairs, folder, *told[:-2], False):  # the file has these alone
+    for _ in match_list(pairs, folder, *told):  # the file has these alone
         pass
     placed = [(sizes[i], through(matrix, sizes[0])) for i, matrix in enumerate(found) if matrix is not None]
     canvas = None if output.inverse else canvas_of(sizes[0], placed, output.canvas)
@@ -89,12 +90,6 @@ def _further(
     ]
     others = near.keys() - jumps
     return jumps + [pair for pair in near if pair in others][: len(sizes)]
-
-
-def _link(i: int, j: int, line: dict[str, Any]) -> Link:
-    agree = np.array(line["inliers"], np.bool_)
-    points = [np.array(line[name]).reshape(-1, 2)[agree] for name in ("points0", "points1")]
-    return Link(i, j, np.array(line["homography"]), *points)
 
 
 def _lines(

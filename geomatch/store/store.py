@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from geomatch.errors import DamagedError, FeaturesError, GeomatchError, StoreError, first_line, require
-from geomatch.files import is_named, named, write_whole
+from geomatch.files import name_in, named, write_whole
 from geomatch.places import user_path
 
 REMOTE = ("s3", "s3a", "gs", "gcs", "az", "abfs")
@@ -60,13 +60,13 @@ class Store:
                 data: bytes = Path(path).read_bytes() if self._local else _remote(self.url).cat_file(path)
         except FileNotFoundError as error:
             raise KeyError(f"{kind}/{key}") from error
-        if not is_named(data, f"{kind}/{key}"):
+        if name_in(data) != f"{kind}/{key}".encode():
             raise DamagedError(f"{self.label(kind, key)}: damaged, or a copy of another object")
         return data
 
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Write an object that `geomatch.files.pack_arrays` packed, bound to its key, whole or not at all."""
-        target, data = f"{self.url}/{self.name(kind, key)}", named(data, f"{kind}/{key}")
+        target, data = f"{self.url}/{self.name(kind, key)}", named(data, f"{kind}/{key}".encode())
         with self._errors("written"):
             if self._local:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -36,9 +36,8 @@ def inspect_store(store: Store) -> tuple[dict[str, tuple[int, int]], list[RunSta
     held: PackIndex | None = None
     states = []
     for manifest in manifests:
-        done = {}
-        for kind, keys in manifest.objects.items():
-            done[kind] = len(set(keys) & sizes[kind].keys()), len(set(keys))
+        wanted = {kind: set(keys) for kind, keys in manifest.objects.items()}
+        done = {kind: (len(keys & sizes[kind].keys()), len(keys)) for kind, keys in wanted.items()}
         if len(manifest.pair_keys):
             held = held or PackIndex.read(store)
             there = int((held.find(manifest.pair_keys)[:, 0] >= 0).sum())

@@ -52,7 +52,5 @@ def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
 
 def object_colours(count: int) -> NDArray[np.uint8]:
     """(count, 3) RGB: black, then hues a golden angle apart, so that neighbouring numbers differ."""
-    rows = [(0.0, 0.0, 0.0)]
-    for number in range(1, count):
-        rows.append(hsv_to_rgb(number * _GOLDEN % 1, 0.75, 1.0 if number // 8 % 2 == 0 else 0.7))
-    return (np.array(rows[:count]) * 255).round().astype(np.uint8)
+    hues = [hsv_to_rgb(n * _GOLDEN % 1, 0.75, 0.7 if n // 8 % 2 else 1.0) for n in range(1, count)]
+    return (np.array([(0.0, 0.0, 0.0), *hues][:count]) * 255).round().astype(np.uint8)

@@ -19,17 +19,9 @@ from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
+from geomatch.video import propagation
 from geomatch.video.masks import MAX_OBJECTS
-from geomatch.video.propagation import (
-    LabelPropagator,
-    PropagationConfig,
-    features_on,
-    grid_for,
-    mask_labels,
-    mask_of,
-    point_labels,
-    points_of,
-)
+from geomatch.video.propagation import LabelPropagator, PropagationConfig
 from geomatch.weights.models import ADM
 
 KIND = "tracks"
@@ -97,7 +89,7 @@ def propagate_labels(
         return unpack_arrays(data, label, KIND, ("labels",))["labels"]
 
     def features(frame: Image) -> Tensor:
-        return features_on(describer.dense(frame), (labels.shape[2], labels.shape[1]))
+        return propagation.features_on(describer.dense(frame), (labels.shape[2], labels.shape[1]))
 
     for source in frames:
         frame = load_image(source)
@@ -140,10 +132,10 @@ def track_points(
     first, frames, config, cells = _begun(describer, frames, config, short)
     points = np.asarray(points, np.float64).reshape(-1, 2)
     check_inside(points, first.size, "the first frame")
-    start = point_labels(points, first.size, cells).numpy()
-    _, whole = points_of(torch.from_numpy(start), first.size)
+    start = propagation.point_labels(points, first.size, cells).numpy()
+    _, whole = propagation.points_of(torch.from_numpy(start), first.size)
     for frame, labels in propagate_labels(describer, frames, start, config, store):
-        places, amounts = points_of(torch.from_numpy(labels), frame.size)
+        places, amounts = propagation.points_of(torch.from_numpy(labels), frame.size)
         confidence = np.minimum(amounts / whole, 1)
         lost = confidence < LOST
         places = np.where(lost[:, None], np.nan, points if labels is start else places)
@@ -171,9 +163,9 @@ def track_mask(
         )
     if not 1 <= mask.max() <= MAX_OBJECTS or mask.min() < 0:
         raise ValueError(f"objects must be numbered 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}")
-    start = mask_labels(mask, cells).numpy()
+    start = propagation.mask_labels(mask, cells).numpy()
     for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
-        found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)
+        found = propagation.mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)
         yield TrackedMask(frame, found)
 
 
@@ -191,4 +183,4 @@ def _begun(
         raise ImageError("the video has no frames") from None
     settings = getattr(describer, "config", None)
     usual, cells = default_propagation(settings if isinstance(settings, DIFTConfig) else None)
-    return first, chain([first], rest), config or usual, grid_for(first.size, short or cells)
+    return first, chain([first], rest), config or usual, propagation.grid_for(first.size, short or cells)

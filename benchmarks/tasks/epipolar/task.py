@@ -145,10 +145,6 @@ def _notes(protocol: WxBSProtocol) -> Words:
     ]
 
 
-def _measures(protocol: WxBSProtocol, rows: Sequence[Row]) -> Row:
-    return {f"mAA@{t}": _mean_to(t, _values(protocol, rows)) for t in (10, 19)}
-
-
 def _values(protocol: WxBSProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 20) share of points within `THRESHOLDS`."""
     return np.array([(with_failures(row["errors"])[:, None] <= THRESHOLDS).mean(0) for row in rows])
@@ -172,7 +168,8 @@ TASKS = {
     "wxbs": Task(
         "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE, read_wxbs, PROTOCOLS,
         partial(PairEvaluation, measured=_measured,
-                frames=lambda protocol: [] if protocol.partners else ["original"]), _measures, _values,
+                frames=lambda protocol: [] if protocol.partners else ["original"]),
+        lambda protocol, rows: {f"mAA@{t}": _mean_to(t, _values(protocol, rows)) for t in (10, 19)}, _values,
         statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),
         worst=_worst, curve=curve, dense=False, undefined=_undefined, notes=_notes,

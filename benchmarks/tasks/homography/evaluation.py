@@ -22,6 +22,7 @@ HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
 Points = NDArray[np.floating]
+Float64 = NDArray[np.float64]
 _OPENCV = {  # method, iterations and confidence
     "lmeds": ("lmeds", 2000, 0.995),
     "ransac": ("ransac", 2000, 0.995),
@@ -33,7 +34,7 @@ _OPENCV = {  # method, iterations and confidence
 def evaluate(
     protocol: HomographyProtocol,
     pair: FramedPair,
-    plane: NDArray[np.float64],
+    plane: Float64,
     match: Match | None,
     small: FramedPair | None = None,
     weighted: bool = False,
@@ -80,7 +81,7 @@ def evaluate(
     return row
 
 
-def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit: int) -> FramedPair:
+def _shared(pair: FramedPair, truth: Float64, distance: float, limit: int) -> FramedPair:
     """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
     features0, features1 = pair.features0, pair.features1
     seen0 = visible(features0.keypoints, truth, features1.image_size)
@@ -92,9 +93,9 @@ def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit
 def _homographies(
     protocol: HomographyProtocol,
     pair: FramedPair,
-    plane: NDArray[np.float64],
-    points0: NDArray[np.float64],
-    points1: NDArray[np.float64],
+    plane: Float64,
+    points0: Float64,
+    points1: Float64,
     weights: NDArray[np.float32] | None,
 ) -> Row:
     size0, size1 = pair.features0.image_size, pair.features1.image_size
@@ -108,7 +109,7 @@ def _homographies(
     if protocol.everywhere:
         places, row["warning"] = _everywhere(pair, plane, (size0, size1))
 
-    def error(matrix: NDArray[np.float64] | None, name: str = "px") -> float | None:
+    def error(matrix: Float64 | None, name: str = "px") -> float | None:
         if matrix is None or not len(places[name][0]):
             return None
         own = np.linalg.pinv(matrix) if name == "back" else matrix
@@ -133,11 +134,11 @@ def _homographies(
     return row
 
 
-_Places = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+_Places = dict[str, tuple[Float64, Float64]]
 
 
 def _everywhere(
-    pair: FramedPair, plane: NDArray[np.float64], sizes: tuple[tuple[int, int], tuple[int, int]]
+    pair: FramedPair, plane: Float64, sizes: tuple[tuple[int, int], tuple[int, int]]
 ) -> tuple[_Places, str | None]:
     """Points, and where the truth sends them, by the names of errors; and what is wrong with the truth."""
     seen, truth = visible_part(pair.homography(plane), *sizes)
@@ -155,12 +156,8 @@ def _everywhere(
 
 
 def solve(
-    name: str,
-    threshold: float,
-    points0: NDArray[np.float64],
-    points1: NDArray[np.float64],
-    size: tuple[int, int] = (1, 1),
-) -> NDArray[np.float64] | None:
+    name: str, threshold: float, points0: Float64, points1: Float64, size: tuple[int, int] = (1, 1)
+) -> Float64 | None:
     """(3, 3) from (M, 2) points of image 0, of (width, height) ``size``, and their partners; not refitted.
 
     ``name`` is one of `cv2.findHomography`'s methods, ``poselib`` for its LO-RANSAC, both with their own
@@ -177,7 +174,7 @@ def solve(
     return _finite(OpenCVEstimator(method, threshold, iterations, confidence).solve(points0, points1))
 
 
-def direct(points0: Points, points1: Points, weights: Points | None = None) -> NDArray[np.float64] | None:
+def direct(points0: Points, points1: Points, weights: Points | None = None) -> Float64 | None:
     """Normalised DLT over all matches; with weight 1 unless given, as mutual neighbours in glue-factory."""
     from kornia.geometry.homography import find_homography_dlt
 
@@ -191,13 +188,13 @@ def direct(points0: Points, points1: Points, weights: Points | None = None) -> N
         return None
 
 
-def _finite(matrix: NDArray[Any] | None) -> NDArray[np.float64] | None:
+def _finite(matrix: NDArray[Any] | None) -> Float64 | None:
     if matrix is None or not np.isfinite(matrix).all() or not np.any(matrix):
         return None
     return np.asarray(matrix, np.float64)
 
 
-def match_distances(points0: Points, points1: Points, truth: ArrayLike) -> NDArray[np.float64]:
+def match_distances(points0: Points, points1: Points, truth: ArrayLike) -> Float64:
     """(M,) distance in image 1 between where the truth sends a point and its partner (D2-Net, one way)."""
     apart = warp_points(truth, points0) - np.reshape(points1, (-1, 2))
     return np.asarray(np.linalg.norm(apart, axis=1), np.float64)
@@ -210,9 +207,7 @@ def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray
     return np.asarray(inside.all(axis=1))
 
 
-def visible_part(
-    truth: NDArray[np.float64], size0: tuple[int, int], size1: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def visible_part(truth: Float64, size0: tuple[int, int], size1: tuple[int, int]) -> tuple[Float64, Float64]:
     """(N, 2) pixels of image 0 that image 1 shows, and the truth, signed so that they are before the plane.
 
     Of an image with over a million pixels every k-th each way. Sizes are (width, height).
@@ -225,7 +220,7 @@ def visible_part(
     return pixels[depths(signed, pixels) > 0], signed
 
 
-def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
+def depths(matrix: NDArray[np.floating], points: Points) -> Float64:
     """(N,) third homogeneous coordinates of points sent by the matrix."""
     return np.asarray(points @ matrix[2, :2] + matrix[2, 2], np.float64)
 

@@ -121,7 +121,8 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
         raise GeomatchError(f"{folder}: no such folder")
     layout, found = LAYOUTS[name], dict[str, list[Listed]]()
     for one in layout.listed(folder):
-        found.setdefault(_word(one.scene), []).append(one)
+        scene = re.sub(r"\s", "_", one.scene)  # rows name a pair by its scene, a space, and its label
+        found.setdefault(scene, []).append(one)
     if not found:
         raise GeomatchError(f"{folder}: no {layout.title} there ({layout.words})")
     scenes, broken = [], {}
@@ -138,10 +139,6 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
 
 
 read_hpatches = partial(read_planes, "hpatches")
-
-
-def _word(scene: str) -> str:
-    return re.sub(r"\s", "_", scene)  # rows name a pair by its scene, a space, and its label
 
 
 def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:

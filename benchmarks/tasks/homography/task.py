@@ -26,7 +26,7 @@ from geomatch.benchmarks.tasks.homography.protocols import (
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairEvaluation
-from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair
+from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair
 
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
@@ -143,13 +143,10 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     return None
 
 
-def _frames(protocol: HomographyProtocol) -> list[Frame]:
-    return [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame]
-
-
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
-    partial(PairEvaluation, frames=_frames, measured=_measured, paper=attrgetter("paper_sampling")),
+    partial(PairEvaluation, measured=_measured, paper=attrgetter("paper_sampling"),
+            frames=lambda protocol: [protocol.frame] + [SMALL] * (protocol.kind == "superpoint")),
     _measures, _values, _statistic,
     lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
     splits=("all", "viewpoint", "illumination"), dense=False, notes=_notes,

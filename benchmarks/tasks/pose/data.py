@@ -19,7 +19,7 @@ from geomatch.benchmarks.tasks.sfm.data import images_below, model_below
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_npz
 from geomatch.geometry import warp_points
-from geomatch.reconstruction.models import read_model
+from geomatch.reconstruction.models import posed_images, read_model
 
 Points = NDArray[np.float64]
 MIN_COVISIBILITY = 0.1
@@ -164,7 +164,7 @@ def _listed(folder: Path, path: Path, lines: list[str]) -> Iterator[Listed]:
 
 def _modelled(folder: Path, place: Path) -> Iterator[Listed]:
     model = read_model(place)
-    images = sorted((one for one in model.images.values() if one.has_pose), key=lambda one: one.name)
+    images = posed_images(model)
     own = [_camera(image.camera) for image in images]
     rows = {image.image_id: row for row, image in enumerate(images)}
     seen = np.zeros((len(images), len(images)), np.int64)

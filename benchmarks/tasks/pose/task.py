@@ -146,10 +146,6 @@ def _area(protocol: PoseProtocol, found: Values, limit: float) -> list[float]:
     return [100 * area_under_curve(errors, limit) for errors in runs]
 
 
-def _statistic(protocol: PoseProtocol, found: Values) -> float:
-    return float(np.mean(_area(protocol, found, threshold_of(protocol.headline))))
-
-
 def _measures(protocol: PoseProtocol, rows: Sequence[Row]) -> Row:
     """Areas in percent, and the mean share of right matches."""
     found: Row = {}
@@ -179,7 +175,9 @@ def _task(name: str, title: str, whole: int, protocols: dict[str, PoseProtocol])
     return Task(
         name, title, ("scene", "scenes"), "pairs", whole, partial(read_cameras, name), protocols,
         partial(PairEvaluation, frames=lambda protocol: [protocol.frame], measured=_measured),
-        _measures, _values, _statistic, lambda protocol, found: found.mean(axis=1), _worst,
+        _measures, _values,
+        lambda protocol, found: float(np.mean(_area(protocol, found, threshold_of(protocol.headline)))),
+        lambda protocol, found: found.mean(axis=1), _worst,
         lambda protocol: axes, curve, dense=False, undefined=_undefined,
     )  # fmt: skip
 

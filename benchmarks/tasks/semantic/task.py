@@ -107,7 +107,7 @@ class _CategoryEvaluation:
 
     def rows(self, protocol: SemanticProtocol) -> list[Row]:
         category, metric = self.category, self.entry.method.metric
-        map_of = cache(partial(self._map, prompt=prompt_for(protocol, category)))
+        map_of = cache(partial(self._map, prompt=protocol.prompt.replace("{category}", category.words)))
         target = lru_cache(maxsize=1)(lambda path: target_of(map_of(path), metric, protocol.rule))
         rows: dict[str, Row] = {}
         for pair in sorted(category.pairs, key=lambda pair: pair.image1):  # so that targets are prepared once
@@ -129,11 +129,6 @@ class _CategoryEvaluation:
 
         key = key_of(sha256_of(file), feature_key(self.entry.key), prompt if method.takes_text else None)
         return self.store.cached(KIND, [key], make, pack_map, unpack_map)[0]
-
-
-def prompt_for(protocol: SemanticProtocol, category: Category) -> str:
-    """The text of a category."""
-    return protocol.prompt.replace("{category}", category.words)
 
 
 def _errors(

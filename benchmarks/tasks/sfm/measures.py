@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.cameras import pycolmap
+from geomatch.reconstruction.models import posed_images
 
 Array = NDArray[np.float64]
 Poses = dict[str, tuple[Array, Array]]
@@ -14,7 +15,7 @@ Poses = dict[str, tuple[Array, Array]]
 
 def poses_of(model: Any) -> Poses:
     """The poses of a ``pycolmap.Reconstruction``, sorted by name."""
-    posed = sorted((image for image in model.images.values() if image.has_pose), key=lambda one: one.name)
+    posed = posed_images(model)
     return {one.name: (one.cam_from_world().rotation.matrix(), one.projection_center()) for one in posed}
 
 

@@ -43,10 +43,6 @@ def _mask_worst(protocol: TemporalProtocol, row: Row) -> Words:
     ]
 
 
-def _pose_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
-    return {f"PCK@{alpha:g}": mean_of_joints(hits(rows, alpha)) for alpha in protocol.alphas}
-
-
 def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
     """(rows, 2, joints): how often each joint is within alpha, and how often it is to be found."""
     counts = []
@@ -89,7 +85,8 @@ TASKS = {
     ),
     "jhmdb": Task(
         "jhmdb", "JHMDB", _UNIT, "videos", SPLITS["jhmdb"], partial(read_videos, "jhmdb"), PROTOCOLS["jhmdb"],
-        VideoEvaluation, _pose_measures,
+        VideoEvaluation,
+        lambda protocol, rows: {f"PCK@{a:g}": mean_of_joints(hits(rows, a)) for a in protocol.alphas},
         lambda protocol, rows: hits(rows, threshold_of(protocol.headline)),
         lambda protocol, found: mean_of_joints(found),
         lambda protocol, found: 1 - found[:, 0].sum(1) / np.maximum(found[:, 1].sum(1), 1),

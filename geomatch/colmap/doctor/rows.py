@@ -157,10 +157,8 @@ def check_pairs(
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     more = ["2" if table == "matches" else "config", *(name if name in present else "NULL" for name in "FEH")]
     query = f"SELECT pair_id, rows, cols, data, {', '.join(more)} FROM {table}"
-    (count,), found = (
-        connection.execute(f"SELECT count(*) FROM {table}").fetchone(),
-        connection.execute(query),
-    )
+    (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    found = connection.execute(query)
     for pair_id, rows, cols, data, config, *blobs in progress_bar(found, table, "pair", count):
         ids = divmod(pair_id, PAIR_BASE)
         if not photos.keys() >= set(ids):

@@ -1,7 +1,7 @@
 """A model's images: their features, found as `reconstruct` finds them, with the points that they show."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,7 @@ from geomatch.cameras import Camera, camera_of
 from geomatch.collection.features import KIND, StoredFeatures, extract_features, feature_key
 from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.collection.match import dense_twin
-from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import pool_images, read_array, unit_rows
+from geomatch.collection.retrieval import pool_images, read_row, unit_rows
 from geomatch.colmap.cameras import camera_tags
 from geomatch.colmap.conventions import to_colmap
 from geomatch.describers import Describer
@@ -26,7 +25,7 @@ from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key
 from geomatch.reconstruction.folder import photographs_of, run_of
 from geomatch.reconstruction.localization.pose import Trial
-from geomatch.reconstruction.models import find_model, read_model
+from geomatch.reconstruction.models import find_model, posed_images, read_model
 from geomatch.types import Features
 
 _REACH = 1.5  # pixels between a keypoint and the model's, of which it is one
@@ -48,31 +47,15 @@ class Shown(NamedTuple):
 class ModelImages:
     """The images of a model that have a pose and a file; what was read last stays in memory."""
 
-    folder: Path
-    """Where ``images.bin`` or ``.txt`` is."""
+    model: Any  # which its images live in
     files: ImageFiles
     stored: StoredFeatures
-    pooled: tuple[str, ...]
-    """Keys of the pooled features of each image."""
-
-    @cached_property
-    def _model(self) -> Any:
-        return read_model(self.folder)
-
-    @cached_property
-    def images(self) -> dict[str, Any]:
-        """COLMAP's, by name."""
-        return {image.name: image for image in self._model.images.values() if image.name in self.stored.keys}
-
-    @cached_property
-    def _numbers(self) -> NDArray[np.int64]:
-        return np.array(sorted(self._model.points3D), np.int64)
-
-    @cached_property
-    def xyz(self) -> NDArray[np.float64]:
-        """(P, 3) points."""
-        points = self._model.points3D
-        return np.array([points[number].xyz for number in self._numbers.tolist()]).reshape(-1, 3)
+    images: dict[str, Any]  # COLMAP's, by name
+    numbers: NDArray[np.int64]  # (P,) COLMAP's of the points, sorted
+    xyz: NDArray[np.float64]  # (P, 3) points
+    scale: tuple[Any, Any]  # mean and deviation of the pooled features' channels
+    looks: NDArray[np.float32]  # the images' unit rows by them
+    _held: dict[str, Shown] = field(default_factory=dict)
 
     @cached_property
     def extent(self) -> float:
@@ -81,21 +64,9 @@ class ModelImages:
         box = np.vstack([np.quantile(self.xyz, (0.05, 0.95), axis=0), centres])
         return float(np.linalg.norm(np.ptp(box, axis=0)))
 
-    @cached_property
-    def _looks(self) -> tuple[tuple[Any, Any], NDArray[np.float32]]:
-        """Mean and deviation of the pooled features' channels, and the images' unit rows by them."""
-        rows = np.stack([read_array(self.stored.store, GLOBAL, key, "row") for key in self.pooled])
-        scale = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
-        return scale, unit_rows(rows, *scale)
-
-    @cached_property
-    def _held(self) -> dict[str, Shown]:
-        return {}
-
     def nearest(self, row: NDArray[np.float32], count: int) -> list[str]:
         """The images that look most like one with these pooled features, best first."""
-        scale, rows = self._looks
-        alike = rows @ unit_rows(row[None], *scale)[0]
+        alike = self.looks @ unit_rows(row[None], *self.scale)[0]
         names = list(self.stored.keys)
         return [names[place] for place in np.argsort(-alike, kind="stable")[:count]]
 
@@ -109,7 +80,7 @@ class ModelImages:
                 text = f"the file has {size[0]}x{size[1]} pixels, the model's camera {width}x{height}"
                 raise FeaturesError(f"{name}: {text}; give the model's own photographs (--images)")
             numbers = points_at(features, self.images[name].points2D)
-            rows = np.where(numbers < 0, -1, self._numbers.searchsorted(numbers))
+            rows = np.where(numbers < 0, -1, self.numbers.searchsorted(numbers))
             found = Shown(features, rows, getattr(features.descriptors, "nbytes", 0))
         self._held[name] = found  # those used last are last
         while len(self._held) > 1 and sum(one.bytes for one in self._held.values()) > _HELD:
@@ -169,7 +140,7 @@ def find_model_images(
     root = images or photographs_of(path)
     if not root.is_dir():
         raise GeomatchError(f"{root} is no folder: give that of the model's photographs (--images)")
-    names = sorted(str(image.name) for image in model.images.values() if image.has_pose)
+    names = [image.name for image in posed_images(model)]
     files, detector_key = ImageFiles(root.absolute(), masks), [cache_key(part) for part in parts]
     store = context.store_at((run_of(path) or path / "localized") / "store")
     with context.started() as started:
@@ -184,8 +155,13 @@ def find_model_images(
             raise GeomatchError(f"{root}: none of the {len(names)} images of the model can be read there")
         pooled = pool_images(files, photos, dense_twin(parts[1]), store, work)
     stored = StoredFeatures(store, {photo.name: keys[photo.name] for photo in photos})
-    made = ModelImages(folder, files, stored, pooled)
-    for image in sorted(made.images.values(), key=lambda one: (-one.num_points3D, one.name))[:3]:
+    known = {photo.name: model.find_image_with_name(photo.name) for photo in photos}
+    numbers = np.array(sorted(model.points3D), np.int64)
+    xyz = np.array([model.points3D[number].xyz for number in numbers.tolist()]).reshape(-1, 3)
+    rows = np.stack([read_row(store, key) for key in pooled])
+    scale = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+    made = ModelImages(model, files, stored, known, numbers, xyz, scale, unit_rows(rows, *scale))
+    for image in sorted(known.values(), key=lambda one: (-one.num_points3D, one.name))[:3]:
         points = made.shown(image.name).points
         share = (points >= 0).sum() / max(1, min(image.num_points3D, len(points)))
         if share < _LEAST:
