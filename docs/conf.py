@@ -22,7 +22,6 @@ myst_heading_anchors = 3
 default_role = "py:obj"  # links names in docstrings where they are on the site
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-maximum_signature_line_length = 90
 smartquotes = False  # two hyphens are those of an option
 html_theme = "furo"
 html_title = "geomatch"
