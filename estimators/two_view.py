@@ -14,7 +14,7 @@ from geomatch.estimators.gate import Gate, by_chance, checked_points, too_few
 from geomatch.estimators.solvers import OpenCVEstimator
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import warp_points
-from geomatch.types import EstimationFailure, TwoViewGeometry
+from geomatch.types import EstimationFailure, HomographyEstimate, TwoViewGeometry
 
 # COLMAP's TwoViewGeometryOptions
 _MIN_INLIERS = 15  # min_num_inliers
@@ -98,13 +98,14 @@ def _estimate(
 
 
 def transfer_errors(
-    found: TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
+    found: HomographyEstimate | TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
 ) -> Points:
     """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1."""
-    if found.config == "calibrated":
+    config = "planar" if isinstance(found, HomographyEstimate) else found.config
+    if config == "calibrated":
         raise ValueError("an essential matrix relates rays, not pixels")
     p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    if found.config == "planar":
+    if config == "planar":
         errors: Points = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
         return errors
     return epipolar_distances(found.matrix, p0, p1)

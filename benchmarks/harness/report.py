@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
-from geomatch.benchmarks.harness.leaderboard import compare_all, leaderboard, published_rows, rank
+from geomatch.benchmarks.harness.leaderboard import RESAMPLES, compare_all, leaderboard, published_rows, rank
 from geomatch.benchmarks.harness.record import Run, find_runs, merge, without_folders
 from geomatch.benchmarks.harness.task import Row, Task, Words
 from geomatch.engine.run import grouped
@@ -43,7 +43,9 @@ def write_report(paths: Sequence[Path], out: Path, keypoints: int | None = None)
         sections = [
             _section(run, number) for number, run in enumerate(progress_bar(runs, "report", "set"), 1)
         ]
-        page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
+        page = environment.from_string(template).render(
+            sections=sections, colours=COLOURS, board=board, resamples=RESAMPLES
+        )
         texts = {"report.html": page, "leaderboard.csv": board.csv()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

@@ -69,12 +69,9 @@ def _spread(points: NDArray[np.floating], which: NDArray[np.bool_], most: int) -
 
 def _errors(result: MatchResult) -> NDArray[np.float64] | None:
     """(M,) pixels of image 1, of a fundamental matrix from the epipolar lines; None without such errors."""
-    found = result.geometry
-    points0, points1 = result.points0.astype(np.float64), result.points1.astype(np.float64)
-    if isinstance(found, HomographyEstimate):
-        return np.asarray(np.linalg.norm(warp_points(found.matrix, points0) - points1, axis=1))
-    if isinstance(found, TwoViewGeometry) and found.config != "calibrated":
-        return transfer_errors(found, points0, points1)
+    match result.geometry:
+        case HomographyEstimate() | TwoViewGeometry(config="uncalibrated" | "planar") as found:
+            return transfer_errors(found, result.points0, result.points1)
     return None
 
 
